@@ -1,0 +1,49 @@
+//! What a URL names: its key, its class, its format and the digest it may carry. Pure; one table-tested file per
+//! family. Does no I/O and knows nothing of hosts: classes come from the form of a path alone (R15).
+
+pub mod digest;
+pub mod url;
+
+use serde::{Deserialize, Serialize};
+
+pub use digest::{Algorithm, Digest};
+pub use url::{BadUrl, KeyHash, Url};
+
+/// The family of package managers that a path belongs to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum Format {
+    Rpm,
+    Deb,
+    Arch,
+    Alpine,
+}
+
+/// How the content under a URL behaves over time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum Class {
+    /// A package (or its detached signature, delta or source archive): practically never changes under its name.
+    Package,
+    /// Metadata named by its own digest (`by-hash/SHA256/…`, `repodata/<sha256>-primary.xml.gz`): never changes.
+    ImmutableMetadata,
+    /// Metadata under a fixed name (`repomd.xml`, `InRelease`, `*.db`, `APKINDEX.tar.gz`, metalinks, mirror lists).
+    MutableMetadata,
+    /// Not ours (R4).
+    Other,
+}
+
+/// What `classify` finds out about a URL.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Classified {
+    pub class: Class,
+    /// `None` for `Class::Other`.
+    pub format: Option<Format>,
+    /// The digest that the name itself promises, if any.
+    pub digest: Option<Digest>,
+}
+
+impl Class {
+    /// Is it "ours" in the sense of the decision tree?
+    pub fn is_ours(self) -> bool {
+        self != Self::Other
+    }
+}

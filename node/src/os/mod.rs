@@ -1,0 +1,3 @@
+//! The only clock, entropy, `fsync`, memory mappings and raw sockets of the program. Knows nothing of packages.
+
+pub mod clock;
