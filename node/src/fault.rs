@@ -57,7 +57,11 @@ pub enum Cause {
     /// Upstream has another version now than the one being downloaded.
     Changed { host: Arc<str> },
     /// The bytes do not match the digest that the repository names.
-    WrongDigest { host: Arc<str>, expected: Arc<str>, got: Arc<str> },
+    WrongDigest {
+        host: Arc<str>,
+        expected: Arc<str>,
+        got: Arc<str>,
+    },
     /// An address, port or scheme that this node must not contact for anyone.
     DestinationForbidden { detail: Arc<str> },
     /// The parent proxy refused or failed.
@@ -94,28 +98,43 @@ impl Fault {
     pub fn new(cause: Cause) -> Self {
         use Cause::*;
         let (whose, retry) = match &cause {
-            NameNotFound { .. } | Refused { .. } | NoConnection { .. } | Tls { .. } | NoAnswer { .. } | Parent { .. } => {
-                (Whose::Upstream, Retry::OtherSource)
-            }
+            NameNotFound { .. }
+            | Refused { .. }
+            | NoConnection { .. }
+            | Tls { .. }
+            | NoAnswer { .. }
+            | Parent { .. } => (Whose::Upstream, Retry::OtherSource),
             Stalled { .. } | Truncated { .. } => (Whose::Upstream, Retry::SameSource),
-            Malformed { .. } | Status { .. } | Changed { .. } | WrongDigest { .. } | RedirectLoop { .. } => {
-                (Whose::Upstream, Retry::OtherSource)
+            Malformed { .. }
+            | Status { .. }
+            | Changed { .. }
+            | WrongDigest { .. }
+            | RedirectLoop { .. } => (Whose::Upstream, Retry::OtherSource),
+            DestinationForbidden { .. } | BadRequest { .. } | ForwardingLoop => {
+                (Whose::Client, Retry::Never)
             }
-            DestinationForbidden { .. } | BadRequest { .. } | ForwardingLoop => (Whose::Client, Retry::Never),
             TooLarge { .. } | Internal { .. } => (Whose::Ours, Retry::Never),
             DiskFull { .. } | Disk { .. } | Corrupt { .. } => (Whose::Disk, Retry::OtherSource),
         };
-        Self { whose, retry, cause }
+        Self {
+            whose,
+            retry,
+            cause,
+        }
     }
 
     /// A bug or limit of ours, in words.
     pub fn internal(detail: impl Into<Arc<str>>) -> Self {
-        Self::new(Cause::Internal { detail: detail.into() })
+        Self::new(Cause::Internal {
+            detail: detail.into(),
+        })
     }
 
     /// The client's request is wrong, in words.
     pub fn bad_request(detail: impl Into<Arc<str>>) -> Self {
-        Self::new(Cause::BadRequest { detail: detail.into() })
+        Self::new(Cause::BadRequest {
+            detail: detail.into(),
+        })
     }
 
     /// What a failed file operation means. `what` names the operation and the file.
@@ -132,8 +151,15 @@ impl Fault {
     pub fn is_unreachable(&self) -> bool {
         use Cause::*;
         match &self.cause {
-            NameNotFound { .. } | Refused { .. } | NoConnection { .. } | Tls { .. } | NoAnswer { .. } | Stalled { .. }
-            | Truncated { .. } | Parent { .. } | Malformed { .. } => true,
+            NameNotFound { .. }
+            | Refused { .. }
+            | NoConnection { .. }
+            | Tls { .. }
+            | NoAnswer { .. }
+            | Stalled { .. }
+            | Truncated { .. }
+            | Parent { .. }
+            | Malformed { .. } => true,
             Status { status, .. } => *status >= 500 || *status == 429,
             _ => false,
         }
@@ -144,10 +170,18 @@ impl Fault {
         use Cause::*;
         use http::StatusCode as S;
         match &self.cause {
-            NameNotFound { .. } | NoConnection { .. } | NoAnswer { .. } | Stalled { .. } => S::GATEWAY_TIMEOUT,
+            NameNotFound { .. } | NoConnection { .. } | NoAnswer { .. } | Stalled { .. } => {
+                S::GATEWAY_TIMEOUT
+            }
             Status { status, .. } => S::from_u16(*status).unwrap_or(S::BAD_GATEWAY),
-            Refused { .. } | Tls { .. } | Parent { .. } | Truncated { .. } | Malformed { .. } | Changed { .. }
-            | WrongDigest { .. } | RedirectLoop { .. } => S::BAD_GATEWAY,
+            Refused { .. }
+            | Tls { .. }
+            | Parent { .. }
+            | Truncated { .. }
+            | Malformed { .. }
+            | Changed { .. }
+            | WrongDigest { .. }
+            | RedirectLoop { .. } => S::BAD_GATEWAY,
             DestinationForbidden { .. } => S::FORBIDDEN,
             ForwardingLoop => S::LOOP_DETECTED,
             BadRequest { .. } => S::BAD_REQUEST,
@@ -189,18 +223,29 @@ impl fmt::Display for Cause {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         use Cause::*;
         match self {
-            NameNotFound { host, detail } => write!(f, "the name {host} could not be resolved: {detail}"),
+            NameNotFound { host, detail } => {
+                write!(f, "the name {host} could not be resolved: {detail}")
+            }
             Refused { address } => write!(f, "{address} refused the connection"),
             NoConnection { address, detail } => write!(f, "no connection to {address}: {detail}"),
             Tls { host, detail } => write!(f, "TLS with {host} failed: {detail}"),
-            NoAnswer { host, waited_ms } => write!(f, "{host} did not answer within {waited_ms} ms"),
+            NoAnswer { host, waited_ms } => {
+                write!(f, "{host} did not answer within {waited_ms} ms")
+            }
             Stalled { host, waited_ms } => write!(f, "{host} sent nothing for {waited_ms} ms"),
             Truncated { host, detail } => write!(f, "{host} broke off: {detail}"),
             Malformed { host, detail } => write!(f, "{host} sent a malformed answer: {detail}"),
             Status { host, status } => write!(f, "{host} answered {status}"),
             Changed { host } => write!(f, "{host} has another version now"),
-            WrongDigest { host, expected, got } => {
-                write!(f, "{host} sent wrong bytes: the repository names {expected}, they are {got}")
+            WrongDigest {
+                host,
+                expected,
+                got,
+            } => {
+                write!(
+                    f,
+                    "{host} sent wrong bytes: the repository names {expected}, they are {got}"
+                )
             }
             DestinationForbidden { detail } => write!(f, "not permitted: {detail}"),
             Parent { proxy, detail } => write!(f, "the parent proxy {proxy} failed: {detail}"),

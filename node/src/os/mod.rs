@@ -1,3 +1,5 @@
 //! The only clock, entropy, `fsync`, memory mappings and raw sockets of the program. Knows nothing of packages.
 
 pub mod clock;
+pub mod mapping;
+pub mod tasks;

@@ -1,0 +1,148 @@
+//! A file mapped into memory, read-only: zero-copy bytes that `sendfile` can recognise by their address.
+//!
+//! The only file with `unsafe` code. A mapping stays sound as long as nobody shortens the file (SIGBUS): files of
+//! the store are written only within their final length, replaced by rename and never truncated. Bytes that
+//! another writer is still adding are read only after the writer has published their range.
+
+#![allow(unsafe_code)]
+
+use std::fs::File;
+use std::io;
+use std::ops::Range;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use rustix::mm::{MapFlags, ProtFlags};
+
+/// One read-only mapping of a whole file, with the file itself.
+#[derive(Debug)]
+pub struct Mapping {
+    base: *mut std::ffi::c_void,
+    len: usize,
+    file: File,
+}
+
+// SAFETY: the memory is read-only and lives as long as the value; `File` may be shared between threads.
+unsafe impl Send for Mapping {}
+// SAFETY: as above.
+unsafe impl Sync for Mapping {}
+
+impl Mapping {
+    /// Maps the first `len` bytes of the file, which must be that long. An empty mapping has no address.
+    pub fn new(file: File, len: u64) -> io::Result<Arc<Self>> {
+        let len = usize::try_from(len).map_err(|_| io::ErrorKind::FileTooLarge)?;
+        if file.metadata()?.len() < len as u64 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        let base = match len {
+            0 => std::ptr::null_mut(),
+            // SAFETY: a fresh mapping at an address of the kernel's choice aliases nothing.
+            _ => unsafe {
+                rustix::mm::mmap(
+                    std::ptr::null_mut(),
+                    len,
+                    ProtFlags::READ,
+                    MapFlags::SHARED,
+                    &file,
+                    0,
+                )?
+            },
+        };
+        Ok(Arc::new(Self { base, len, file }))
+    }
+
+    pub fn len(&self) -> u64 {
+        self.len as u64
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    pub fn file(&self) -> &File {
+        &self.file
+    }
+
+    /// A slice that keeps the mapping alive; empty when the range is not inside.
+    pub fn bytes(self: &Arc<Self>, range: Range<u64>) -> Bytes {
+        match (usize::try_from(range.start), usize::try_from(range.end)) {
+            (Ok(start), Ok(end)) if start < end && end <= self.len => {
+                Bytes::from_owner(Slice(self.clone())).slice(start..end)
+            }
+            _ => Bytes::new(),
+        }
+    }
+
+    /// Where in the file the memory at `pointer` comes from, if it is of this mapping.
+    pub fn offset_of(&self, pointer: *const u8) -> Option<u64> {
+        let offset = (pointer as usize).checked_sub(self.base as usize)?;
+        (offset < self.len).then_some(offset as u64)
+    }
+
+    /// Tells the kernel that the range will be read soon. Only advice: errors do not matter.
+    pub fn will_need(&self, range: Range<u64>) {
+        let _ = rustix::fs::fadvise(
+            &self.file,
+            range.start,
+            std::num::NonZeroU64::new(range.end.saturating_sub(range.start)),
+            rustix::fs::Advice::WillNeed,
+        );
+    }
+
+    fn as_slice(&self) -> &[u8] {
+        if self.len == 0 {
+            return &[];
+        }
+        // SAFETY: `base` is a live read-only mapping of `len` bytes (see the module head for why it cannot shrink).
+        unsafe { std::slice::from_raw_parts(self.base.cast::<u8>(), self.len) }
+    }
+}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        if self.len > 0 {
+            // SAFETY: nobody can hold a slice any more: each holds a reference to `self`.
+            let _ = unsafe { rustix::mm::munmap(self.base, self.len) };
+        }
+    }
+}
+
+struct Slice(Arc<Mapping>);
+
+impl AsRef<[u8]> for Slice {
+    fn as_ref(&self) -> &[u8] {
+        self.0.as_slice()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write;
+
+    #[test]
+    fn slices_outlive_their_mapping_handle_and_know_their_offset() {
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(b"0123456789").unwrap();
+        let mapping = Mapping::new(file, 10).unwrap();
+        let slice = mapping.bytes(3..6);
+        assert_eq!(mapping.offset_of(slice.as_ptr()), Some(3));
+        assert_eq!(mapping.bytes(6..11), Bytes::new());
+        drop(mapping);
+        assert_eq!(slice, "345");
+    }
+
+    #[test]
+    fn a_file_that_is_too_short_is_refused() {
+        let file = tempfile::tempfile().unwrap();
+        assert_eq!(
+            Mapping::new(file, 1).unwrap_err().kind(),
+            io::ErrorKind::UnexpectedEof
+        );
+        assert!(
+            Mapping::new(tempfile::tempfile().unwrap(), 0)
+                .unwrap()
+                .is_empty()
+        );
+    }
+}

@@ -1,0 +1,25 @@
+//! The one place that starts tasks: each has a name for the log, and a panic in one is logged and ends only that one.
+
+use std::future::Future;
+
+use tokio::task::JoinHandle;
+use tracing::Instrument;
+
+/// Starts a task.
+#[allow(clippy::disallowed_methods)] // This is the one place that does.
+pub fn spawn<F>(name: &'static str, future: F) -> JoinHandle<F::Output>
+where
+    F: Future + Send + 'static,
+    F::Output: Send + 'static,
+{
+    tokio::spawn(future.instrument(tracing::debug_span!("task", name)))
+}
+
+/// Runs blocking work on the pool for it.
+pub fn blocking<F, T>(_name: &'static str, work: F) -> JoinHandle<T>
+where
+    F: FnOnce() -> T + Send + 'static,
+    T: Send + 'static,
+{
+    tokio::task::spawn_blocking(work)
+}
