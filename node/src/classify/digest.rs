@@ -15,7 +15,7 @@ pub enum Algorithm {
 
 impl Algorithm {
     /// Bytes of a digest of this algorithm.
-    pub const fn len(self) -> usize {
+    pub const fn width(self) -> usize {
         match self {
             Self::Md5 => 16,
             Self::Sha1 => 20,
@@ -45,7 +45,7 @@ pub struct Digest {
 impl Digest {
     /// `None` unless `bytes` has the algorithm's length.
     pub fn new(algorithm: Algorithm, bytes: &[u8]) -> Option<Self> {
-        (bytes.len() == algorithm.len()).then(|| Self {
+        (bytes.len() == algorithm.width()).then(|| Self {
             algorithm,
             bytes: bytes.into(),
         })
@@ -54,7 +54,7 @@ impl Digest {
     /// From hexadecimal digits of either case; `None` unless they are digits of the algorithm's length.
     pub fn from_hex(algorithm: Algorithm, hex: &str) -> Option<Self> {
         let hex = hex.as_bytes();
-        if hex.len() != 2 * algorithm.len() {
+        if hex.len() != 2 * algorithm.width() {
             return None;
         }
         let digit = |c: u8| {
