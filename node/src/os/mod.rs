@@ -2,4 +2,5 @@
 
 pub mod clock;
 pub mod mapping;
+pub mod sendfile;
 pub mod tasks;
