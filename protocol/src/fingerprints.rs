@@ -52,14 +52,23 @@ impl Geometry {
     /// The shape for `count` keys and half as many again.
     pub fn fitting(count: u64) -> Self {
         let count = usize::try_from(count).unwrap_or(usize::MAX).max(64);
-        let page_bits = (count / 1024).checked_ilog2().map_or(0, |bits| (bits + 1).min(u32::from(Self::PAGE_BITS_MAX)));
-        let buckets = (count >> page_bits).div_ceil(LOAD_NEW).min(usize::from(Self::BUCKETS_MAX));
-        Self { page_bits: page_bits as u8, buckets: buckets as u16 }
+        let page_bits = (count / 1024)
+            .checked_ilog2()
+            .map_or(0, |bits| (bits + 1).min(u32::from(Self::PAGE_BITS_MAX)));
+        let buckets = (count >> page_bits)
+            .div_ceil(LOAD_NEW)
+            .min(usize::from(Self::BUCKETS_MAX));
+        Self {
+            page_bits: page_bits as u8,
+            buckets: buckets as u16,
+        }
     }
 
     /// Whether these numbers, which may come from a peer, make a table.
     pub const fn is_valid(self) -> bool {
-        self.page_bits <= Self::PAGE_BITS_MAX && self.buckets >= 1 && self.buckets <= Self::BUCKETS_MAX
+        self.page_bits <= Self::PAGE_BITS_MAX
+            && self.buckets >= 1
+            && self.buckets <= Self::BUCKETS_MAX
     }
 
     /// The number of pages.
@@ -76,7 +85,11 @@ impl Geometry {
     /// The first hash and the last that belong to `page`.
     pub const fn hashes_of(self, page: usize) -> (u64, u64) {
         let width = u64::MAX >> self.page_bits;
-        let first = if self.page_bits == 0 { 0 } else { (page as u64) << (64 - self.page_bits) };
+        let first = if self.page_bits == 0 {
+            0
+        } else {
+            (page as u64) << (64 - self.page_bits)
+        };
         (first, first + width)
     }
 
@@ -89,8 +102,15 @@ impl Geometry {
 impl Table {
     /// An empty table for about `count` keys. `geometry` must be valid.
     pub fn new(geometry: Geometry) -> Self {
-        debug_assert!(geometry.is_valid(), "geometries from outside are checked at the wire");
-        Self { geometry, pages: vec![Page::default(); geometry.pages()], len: 0 }
+        debug_assert!(
+            geometry.is_valid(),
+            "geometries from outside are checked at the wire"
+        );
+        Self {
+            geometry,
+            pages: vec![Page::default(); geometry.pages()],
+            len: 0,
+        }
     }
 
     /// Remembers `hash` once more. False, and nothing done, when its bucket is full, which random hashes never bring about.
@@ -109,7 +129,9 @@ impl Table {
 
     /// Puts a page that the owner sent in the place of the one at `index`. False, and nothing done, when there is no such place.
     pub fn replace(&mut self, index: usize, page: Page) -> bool {
-        let Some(place) = self.pages.get_mut(index) else { return false };
+        let Some(place) = self.pages.get_mut(index) else {
+            return false;
+        };
         self.len = self.len - place.remainders.len() + page.remainders.len();
         *place = page;
         true
@@ -147,7 +169,8 @@ impl Table {
 
     /// Memory in use, in bytes.
     pub fn bytes(&self) -> usize {
-        let page = |page: &Page| size_of::<Page>() + page.counts.len() + page.remainders.capacity() * 2;
+        let page =
+            |page: &Page| size_of::<Page>() + page.counts.len() + page.remainders.capacity() * 2;
         self.pages.iter().map(page).sum::<usize>() + size_of::<Self>()
     }
 }
@@ -164,13 +187,21 @@ impl Page {
 
     /// A page that a peer described: `counts` of remainders for each bucket, the `remainders` as pairs of bytes, little end first.
     /// `None` when the parts don't fit each other or the geometry.
-    pub fn from_parts(geometry: Geometry, counts: &[u8], remainders: &[u8], sum: u64) -> Option<Self> {
+    pub fn from_parts(
+        geometry: Geometry,
+        counts: &[u8],
+        remainders: &[u8],
+        sum: u64,
+    ) -> Option<Self> {
         let total: usize = counts.iter().map(|count| usize::from(*count)).sum();
         let bucketed = counts.len() == usize::from(geometry.buckets) || counts.is_empty();
         if !bucketed || total * 2 != remainders.len() {
             return None;
         }
-        let remainders: Vec<u16> = remainders.chunks_exact(2).map(|pair| u16::from_le_bytes([pair[0], pair[1]])).collect();
+        let remainders: Vec<u16> = remainders
+            .chunks_exact(2)
+            .map(|pair| u16::from_le_bytes([pair[0], pair[1]]))
+            .collect();
         let mut from = 0;
         for count in counts {
             let bucket = &remainders[from..from + usize::from(*count)];
@@ -179,12 +210,20 @@ impl Page {
             }
             from += bucket.len();
         }
-        Some(Self { counts: counts.into(), remainders, sum })
+        Some(Self {
+            counts: counts.into(),
+            remainders,
+            sum,
+        })
     }
 
     /// What [`Self::from_parts`] makes a page of: counts, remainders, check sum.
     pub fn parts(&self) -> (&[u8], Vec<u8>, u64) {
-        let remainders = self.remainders.iter().flat_map(|remainder| remainder.to_le_bytes()).collect();
+        let remainders = self
+            .remainders
+            .iter()
+            .flat_map(|remainder| remainder.to_le_bytes())
+            .collect();
         (&self.counts, remainders, self.sum)
     }
 
@@ -210,7 +249,9 @@ impl Page {
 
     fn remove(&mut self, geometry: Geometry, hash: u64) -> bool {
         let (bucket, start, end) = self.bucket(geometry, hash);
-        let Ok(place) = self.remainders[start..end].binary_search(&(hash as u16)) else { return false };
+        let Ok(place) = self.remainders[start..end].binary_search(&(hash as u16)) else {
+            return false;
+        };
         self.remainders.remove(start + place);
         self.counts[bucket] -= 1;
         self.sum ^= mix(hash);
@@ -225,8 +266,13 @@ impl Page {
     /// The bucket of `hash` and where its remainders begin and end.
     fn bucket(&self, geometry: Geometry, hash: u64) -> (usize, usize, usize) {
         let bucket = geometry.bucket_of(hash);
-        let Some(count) = self.counts.get(bucket) else { return (bucket, 0, 0) };
-        let start = self.counts[..bucket].iter().map(|count| usize::from(*count)).sum();
+        let Some(count) = self.counts.get(bucket) else {
+            return (bucket, 0, 0);
+        };
+        let start = self.counts[..bucket]
+            .iter()
+            .map(|count| usize::from(*count))
+            .sum();
         (bucket, start, start + usize::from(*count))
     }
 }
@@ -264,7 +310,9 @@ mod tests {
         while !table.outgrown() {
             table.insert(random.next());
         }
-        let wrong = (0..1_000_000).filter(|_| table.contains(random.next())).count();
+        let wrong = (0..1_000_000)
+            .filter(|_| table.contains(random.next()))
+            .count();
         assert!(wrong < 220, "{wrong} of a million when full");
     }
 
@@ -282,12 +330,18 @@ mod tests {
     #[test]
     fn pages_cover_all_hashes_once() {
         for page_bits in 0..=8 {
-            let geometry = Geometry { page_bits, buckets: 9 };
+            let geometry = Geometry {
+                page_bits,
+                buckets: 9,
+            };
             let mut next = 0u64;
             for page in 0..geometry.pages() {
                 let (first, last) = geometry.hashes_of(page);
                 assert_eq!(first, next);
-                assert_eq!((geometry.page_of(first), geometry.page_of(last)), (page, page));
+                assert_eq!(
+                    (geometry.page_of(first), geometry.page_of(last)),
+                    (page, page)
+                );
                 next = last.wrapping_add(1);
             }
             assert_eq!(next, 0);

@@ -1,1 +1,40 @@
-//! placeholder
+//! What the nodes of a site say to each other and how they decide.
+//!
+//! No I/O, no clock, no randomness of its own: time and a seed are given in, and the same inputs bring about the same bytes. Nothing
+//! here knows of HTTP, of packages or of files; a thing is a [`Key`], a node is a [`NodeId`].
+#![no_std]
+#![warn(missing_docs)]
+// The parts are here, the state machine that calls them is not yet.
+#![allow(dead_code, reason = "goes when `Cluster` joins the parts")]
+
+extern crate alloc;
+#[cfg(test)]
+extern crate std;
+
+mod claims;
+mod dialling;
+pub mod fingerprints;
+mod freshness;
+mod heads;
+mod health;
+mod identity;
+mod inventory;
+mod membership;
+pub mod message;
+mod mirrors;
+mod outbox;
+mod output;
+mod popularity;
+mod random;
+pub mod rendezvous;
+mod replication;
+mod time;
+pub mod token;
+pub mod wire;
+
+pub use health::{Outcome, Plan, Source};
+pub use identity::{Incarnation, Key, NodeId, Version};
+pub use message::Lane;
+pub use output::{Output, Why};
+pub use popularity::REQUEST;
+pub use time::Instant;

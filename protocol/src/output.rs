@@ -21,7 +21,7 @@ pub enum Output {
         /// How.
         lane: Lane,
     },
-    /// Connect to this address and say [`crate::Input::Connected`] or [`crate::Input::DialFailed`].
+    /// Connect to this address and say `Input::Connected` or `Input::DialFailed`.
     Dial(SocketAddr),
     /// Close the connection to a peer.
     Disconnect {
@@ -43,23 +43,23 @@ pub enum Output {
     Rejoined(Incarnation),
     /// Another node uses this node's identity: its key was copied, and one of the two needs a new one.
     DuplicateIdentity,
-    /// Answers [`crate::Input::Claim`]: fetch it from upstream.
+    /// Answers `Input::Claim`: fetch it from upstream.
     Granted {
         /// What.
         key: Key,
         /// Whether the site knows: false when no home answered and this node goes on its own.
         shared: bool,
     },
-    /// Answers [`crate::Input::Claim`]: read it from this peer, which has it or is getting it.
+    /// Answers `Input::Claim`: read it from this peer, which has it or is getting it.
     Follow {
         /// What.
         key: Key,
         /// From whom.
         peer: NodeId,
     },
-    /// Answers [`crate::Input::Confirm`]: ask upstream and say [`crate::Input::Confirmed`].
+    /// Answers `Input::Confirm`: ask upstream and say `Input::Confirmed`.
     AskUpstream(Key),
-    /// Answers [`crate::Input::Confirm`]: upstream has confirmed this version.
+    /// Answers `Input::Confirm`: upstream has confirmed this version.
     Fresh {
         /// What.
         key: Key,
@@ -70,14 +70,14 @@ pub enum Output {
         /// Who has it, where that is not this node.
         by: NodeId,
     },
-    /// Read this object from a peer into the store, and say [`crate::Input::Copied`].
+    /// Read this object from a peer into the store, and say `Input::Copied`.
     Copy {
         /// What.
         key: Key,
         /// From whom.
         from: NodeId,
     },
-    /// Answers [`crate::Input::Offer`]: who takes it. `None`: nobody can, or there are other copies anyway.
+    /// Answers `Input::Offer`: who takes it. `None`: nobody can, or there are other copies anyway.
     Handed {
         /// What.
         key: Key,
