@@ -12,3 +12,5 @@ pub mod fault;
 pub mod config;
 
 pub mod classify;
+
+pub mod store;
