@@ -1,5 +1,7 @@
 //! The configuration as it is meant. `file` holds it as it is written; nothing else of the program sees an invalid value.
 
+pub mod file;
+
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
@@ -159,4 +161,13 @@ impl std::fmt::Debug for Secret {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("(secret)")
     }
+}
+
+/// `HOST:PORT`, an IPv6 host in brackets.
+fn authority(text: &str) -> Option<(String, u16)> {
+    let (host, port) = text.rsplit_once(':')?;
+    let host = host.strip_prefix('[').and_then(|h| h.strip_suffix(']')).unwrap_or(host);
+    let legal = !host.is_empty() && host.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_' | b':'));
+    legal.then_some(())?;
+    Some((host.to_owned(), port.parse().ok().filter(|port| *port != 0)?))
 }

@@ -21,7 +21,7 @@ use crate::upstream::AnswerBody;
 const PIECE: u64 = 1024 * 1024;
 
 /// A body for hyper. Dropping it in the middle is how a client that leaves is noticed.
-pub struct ReplyBody {
+pub(super) struct ReplyBody {
     source: Source,
     segments: Segments,
     outbox: Outbox,

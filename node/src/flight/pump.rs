@@ -312,7 +312,8 @@ impl Flight {
             .map_err(|_| Fault::internal("all clients left and it was not worth going on"))
     }
 
-    fn source(&self) -> String {
+    /// Where the bytes come from now.
+    pub fn source(&self) -> String {
         self.source.lock().unwrap_or_else(std::sync::PoisonError::into_inner).to_string()
     }
 

@@ -66,61 +66,16 @@ impl Reader {
     /// The next bytes of the range, at most `range.end - range.start`; `None` at the end of the content.
     pub async fn next(&mut self, range: Range<u64>, upstreams: &Upstreams) -> Result<Option<Bytes>, Fault> {
         if self.detour.is_none() {
-            match self.wait(&range).await {
+            match wait(&self.flight, &range).await {
                 Ok(Wait::End) => return Ok(None),
-                Ok(Wait::Ready(end)) => return self.read(range.start..end.min(range.end)).await.map(Some),
-                Err(fault) if fault.whose == Whose::Disk => self.detour = Some(self.take_detour(range.start, fault, upstreams).await?),
+                Ok(Wait::Ready(end)) => return read(&self.flight, range.start..end.min(range.end)).await.map(Some),
+                Err(fault) if fault.whose == Whose::Disk => {
+                    self.detour = Some(take_detour(&self.flight, range.start, fault, upstreams).await?);
+                }
                 Err(fault) => return Err(fault),
             }
         }
         self.follow_detour(range).await
-    }
-
-    async fn wait(&self, range: &Range<u64>) -> Result<Wait, Fault> {
-        loop {
-            let news = self.flight.news();
-            let mut news = std::pin::pin!(news);
-            news.as_mut().enable();
-            let phase = self.flight.phase().clone();
-            let end = self.flight.readable_until(range.start);
-            if end > range.start {
-                return Ok(Wait::Ready(end));
-            }
-            match phase {
-                Phase::Landed(_) => return Ok(Wait::End),
-                Phase::Failed(fault) => return Err(fault),
-                Phase::Flying => {}
-            }
-            self.flight.want(range.clone());
-            news.await;
-        }
-    }
-
-    async fn read(&self, range: Range<u64>) -> Result<Bytes, Fault> {
-        if self.flight.growing.mapping().is_some() {
-            return self.flight.growing.bytes(range);
-        }
-        let growing = self.flight.growing.clone();
-        let read = crate::os::tasks::blocking("read a growing file", move || growing.bytes(range));
-        read.await.unwrap_or_else(|panic| Err(Fault::internal(panic.to_string())))
-    }
-
-    /// Asks upstream for the rest of this very version; `fault` when that is not possible.
-    async fn take_detour(&self, from: u64, fault: Fault, upstreams: &Upstreams) -> Result<Detour, Fault> {
-        let plan = self.flight.plan();
-        let version = Version { fields: &plan.head.fields, total: self.flight.growing.total(), digest_known: false };
-        let question = resume::question(version, from, None, true);
-        let Some(url) = self.flight.sources.first() else { return Err(fault) };
-        // Nothing could be compared here, and no digest is checked: only a validator that upstream confirms will do.
-        if resume::validator(&plan.head.fields).is_none() || plan.digest.is_some() {
-            return Err(fault);
-        }
-        let answer = upstreams.fetch(super::pump::request(url, question.fields.clone())).await?;
-        let at = resume::begins_at(version, &question, url.host(), answer.status, &answer.fields, true)?;
-        if at != from && answer.status != StatusCode::OK {
-            return Err(fault);
-        }
-        Ok(Detour { body: answer.body, left: Bytes::new(), at })
     }
 
     async fn follow_detour(&mut self, range: Range<u64>) -> Result<Option<Bytes>, Fault> {
@@ -152,4 +107,51 @@ impl Drop for Reader {
         self.flight.readers.fetch_sub(1, Ordering::Relaxed);
         self.flight.news.notify_waiters();
     }
+}
+
+async fn wait(flight: &Flight, range: &Range<u64>) -> Result<Wait, Fault> {
+    loop {
+        let news = flight.news();
+        let mut news = std::pin::pin!(news);
+        news.as_mut().enable();
+        let phase = flight.phase().clone();
+        let end = flight.readable_until(range.start);
+        if end > range.start {
+            return Ok(Wait::Ready(end));
+        }
+        match phase {
+            Phase::Landed(_) => return Ok(Wait::End),
+            Phase::Failed(fault) => return Err(fault),
+            Phase::Flying => {}
+        }
+        flight.want(range.clone());
+        news.await;
+    }
+}
+
+async fn read(flight: &Flight, range: Range<u64>) -> Result<Bytes, Fault> {
+    if flight.growing.mapping().is_some() {
+        return flight.growing.bytes(range);
+    }
+    let growing = flight.growing.clone();
+    let read = crate::os::tasks::blocking("read a growing file", move || growing.bytes(range));
+    read.await.unwrap_or_else(|panic| Err(Fault::internal(panic.to_string())))
+}
+
+/// Asks upstream for the rest of this very version; `fault` when that is not possible.
+async fn take_detour(flight: &Flight, from: u64, fault: Fault, upstreams: &Upstreams) -> Result<Detour, Fault> {
+    let plan = flight.plan();
+    let version = Version { fields: &plan.head.fields, total: flight.growing.total(), digest_known: false };
+    let question = resume::question(version, from, None, true);
+    let Some(url) = flight.sources.first() else { return Err(fault) };
+    // Nothing could be compared here, and no digest is checked: only a validator that upstream confirms will do.
+    if resume::validator(&plan.head.fields).is_none() || plan.digest.is_some() {
+        return Err(fault);
+    }
+    let answer = upstreams.fetch(super::pump::request(url, question.fields.clone())).await?;
+    let at = resume::begins_at(version, &question, url.host(), answer.status, &answer.fields, true)?;
+    if at != from && answer.status != StatusCode::OK {
+        return Err(fault);
+    }
+    Ok(Detour { body: answer.body, left: Bytes::new(), at })
 }

@@ -7,16 +7,17 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use http::header::{ACCEPT, ACCEPT_ENCODING, CACHE_CONTROL, USER_AGENT, VIA};
+use http::header::{ACCEPT, ACCEPT_ENCODING, CACHE_CONTROL, CONTENT_LENGTH, IF_RANGE, RANGE, USER_AGENT, VIA};
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use tokio::sync::watch;
 
-use super::Journey;
+use super::{Asked, Journey};
+use super::freshness::{self, Version};
 use crate::classify::{Class, Classified, KeyHash, Url};
 use crate::fault::{Cause, Fault};
 use crate::flight::{Departure, Flight};
 use crate::os::tasks;
-use crate::store::{Entry, Growing, Head, Plan};
+use crate::store::{Entry, Growing, Plan};
 use crate::upstream::{Answer, Patience, Request};
 
 /// Longest body of an error answer that is shared among those who asked.
@@ -34,17 +35,31 @@ pub(super) struct Question {
     pub(super) insist: bool,
 }
 
+impl Question {
+    /// The question of a client who has nothing and insists on nothing.
+    pub(super) fn about(asked: &Asked, classified: &Classified) -> Self {
+        Self {
+            key: asked.key.key_hash(),
+            url: asked.key.clone(),
+            sources: asked.sources.clone(),
+            classified: classified.clone(),
+            cached: None,
+            insist: false,
+        }
+    }
+}
+
 /// What came of it.
 #[derive(Clone)]
 pub(super) enum Resolution {
     /// The content is being downloaded.
     Flight(Arc<Flight>),
     /// What is stored is current.
-    Confirmed(Arc<Entry>),
+    Confirmed,
     /// Upstream has an older version than what is stored: a lagging mirror.
-    Older(Arc<Entry>),
+    Older,
     /// Upstream cannot be reached; what is stored has to do.
-    Stale(Arc<Entry>, Fault),
+    Stale(Fault),
     /// An answer to be passed on, with its whole (short) body.
     Small(Arc<SmallAnswer>),
     /// An answer that must not be stored or shared: whoever takes it first passes it on, others ask for themselves.
@@ -102,7 +117,7 @@ impl Journey {
     async fn inquire(&self, question: &Question) -> Resolution {
         if let Some(entry) = &question.cached
             && question.classified.class == Class::Package
-            && freshness::validators(&entry.head.fields).is_none()
+            && !freshness::has_validators(&entry.head.fields)
             && let Some(resolution) = self.compare_length(question, entry).await
         {
             return resolution;
@@ -111,14 +126,60 @@ impl Journey {
         let mut survey = Survey::default();
         for source in self.in_order(&question.sources) {
             match self.inquire_at(question, &source, partial.as_ref()).await {
-                Ok(answer) => match self.weigh(question, &source, answer, &partial, &mut survey).await {
-                    Some(resolution) => return resolution,
-                    None => continue,
-                },
+                Ok(answer) => {
+                    if let Some(resolution) = self.weigh(question, &source, answer, partial.as_ref(), &mut survey).await {
+                        return resolution;
+                    }
+                }
                 Err(fault) => survey.failed(fault),
             }
         }
-        self.conclude(question, survey).await
+        self.sum_up(question, survey).await
+    }
+
+    /// An upstream without validators is asked for the length alone: a package of the same name and length is the same.
+    async fn compare_length(&self, question: &Question, entry: &Arc<Entry>) -> Option<Resolution> {
+        let request = Request {
+            method: Method::HEAD,
+            url: question.sources.first()?.clone(),
+            fields: self.request_fields(question),
+            body: None,
+            patience: patience(true),
+        };
+        let answer = self.0.upstreams.fetch(request).await.ok()?;
+        let length = answer.fields.get(CONTENT_LENGTH)?.to_str().ok()?.parse::<u64>().ok()?;
+        if answer.status != StatusCode::OK || length != entry.size {
+            return None;
+        }
+        self.0.store.confirm(entry, None);
+        Some(Resolution::Confirmed)
+    }
+
+    /// What an earlier download has left, if it can be continued.
+    async fn take_up(&self, question: &Question) -> Option<Arc<Growing>> {
+        if question.cached.is_some() {
+            return None;
+        }
+        let (store, key) = (self.0.store.clone(), question.key);
+        let growing = tasks::blocking("take up a download", move || store.take_up(key)).await.ok()??;
+        let nameable = resume_fields(&growing, question.classified.digest.is_some()).is_some();
+        (growing.total().is_some() && nameable).then_some(growing)
+    }
+
+    /// Nobody had the content: what is stored, the best refusal, or the fault.
+    async fn sum_up(&self, question: &Question, survey: Survey) -> Resolution {
+        let gone = survey.gone == question.sources.len() && survey.gone > 0;
+        if question.cached.is_some() && !gone && (survey.unreachable.is_some() || survey.gone > 0) {
+            return Resolution::Stale(survey.unreachable.unwrap_or_else(|| Fault::internal("a mirror lacks it")));
+        }
+        if gone && question.cached.is_some() {
+            let _ = self.0.store.remove(question.key).await;
+        }
+        match (survey.refusal, survey.unreachable.or(survey.other)) {
+            (Some(answer), None) => Resolution::Small(Arc::new(answer)),
+            (_, Some(fault)) => Resolution::Failed(fault),
+            (None, None) => Resolution::Failed(Fault::internal("there is nobody to ask")),
+        }
     }
 }
 
@@ -165,7 +226,9 @@ impl Journey {
         let mut fields = self.request_fields(question);
         match (&question.cached, partial) {
             (Some(entry), _) => fields.extend(freshness::conditions(&entry.head.fields)),
-            (None, Some(growing)) => fields.extend(resume_fields(growing)),
+            (None, Some(growing)) => {
+                fields.extend(resume_fields(growing, question.classified.digest.is_some()).unwrap_or_default());
+            }
             (None, None) => {}
         }
         let request = Request {
@@ -179,7 +242,7 @@ impl Journey {
     }
 
     /// The fields of a request of ours: nothing of the client's for what is ours (FAULTS.md 5).
-    fn request_fields(&self, question: &Question) -> HeaderMap {
+    pub(super) fn request_fields(&self, question: &Question) -> HeaderMap {
         let mut fields = HeaderMap::new();
         fields.insert(USER_AGENT, HeaderValue::from_static(concat!("imirror/", env!("CARGO_PKG_VERSION"))));
         fields.insert(ACCEPT, HeaderValue::from_static("*/*"));
@@ -206,13 +269,12 @@ impl Journey {
             StatusCode::NOT_MODIFIED => {
                 let entry = question.cached.clone()?;
                 self.0.store.confirm(&entry, Some(freshness::updated(&entry.head, &answer.fields)));
-                Some(Resolution::Confirmed(entry))
+                Some(Resolution::Confirmed)
             }
             StatusCode::OK | StatusCode::PARTIAL_CONTENT => Some(self.receive(question, source, answer, partial).await),
             status if status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS => {
                 let host = source.authority().into();
                 survey.failed(Fault::new(Cause::Status { host, status: status.as_u16() }));
-                survey.keep_error(small(answer).await);
                 None
             }
             _ => match small(answer).await {
@@ -234,9 +296,9 @@ impl Journey {
             match freshness::compare(&entry.head.fields, entry.size, &answer.fields) {
                 Version::Same => {
                     self.0.store.confirm(entry, None);
-                    return Resolution::Confirmed(entry.clone());
+                    return Resolution::Confirmed;
                 }
-                Version::Older => return Resolution::Older(entry.clone()),
+                Version::Older => return Resolution::Older,
                 Version::Newer => {}
             }
         }
@@ -244,10 +306,24 @@ impl Journey {
             tracing::debug!(url = %question.url, reason = reason.as_str(), "not stored");
             return Resolution::Unshared(Arc::new(Mutex::new(Some(Box::new(answer)))));
         }
+        let continued = partial.filter(|_| answer.status == StatusCode::PARTIAL_CONTENT);
+        if answer.status == StatusCode::PARTIAL_CONTENT && continued.is_none() {
+            let host = source.authority().into();
+            return Resolution::Failed(Fault::new(Cause::Malformed { host, detail: "206 to a request for everything".into() }));
+        }
+        let from = continued.map_or(0, |growing| growing.present_until(0));
         let mut sources = question.sources.clone();
         sources.sort_by_key(|s| s != source);
-        let plan = self.plan(question, &answer);
-        match self.0.flights.start(Departure { plan, answer, taken_up: partial, from, sources }).await {
+        let plan = Plan {
+            url: question.url.clone(),
+            key: question.key,
+            class: question.classified.class,
+            head: freshness::stored_head(&answer.fields),
+            total: answer.body.length(),
+            digest: question.classified.digest.clone(),
+        };
+        let departure = Departure { plan, answer, taken_up: continued.cloned(), from, sources };
+        match self.0.flights.start(departure).await {
             Ok(flight) => Resolution::Flight(flight),
             Err((fault, answer)) => {
                 tracing::warn!(url = %question.url, %fault, "passed on without storing");
@@ -255,6 +331,43 @@ impl Journey {
             }
         }
     }
+}
+
+/// With something to fall back on nobody waits long (R5a); without, as long as clients do (CLIENTS.md 9).
+pub(super) fn patience(cached: bool) -> Patience {
+    let (connect, head) = if cached { (2, 5) } else { (5, 25) };
+    Patience {
+        connect: Duration::from_secs(connect),
+        head: Duration::from_secs(head),
+        stall: Duration::from_secs(5),
+    }
+}
+
+/// `Range` and `If-Range` for what is missing at the end of a partial download; `None` when its version cannot be named.
+fn resume_fields(growing: &Growing, digest_known: bool) -> Option<HeaderMap> {
+    let validator = freshness::strong_validator(&growing.plan().head.fields);
+    if validator.is_none() && !digest_known {
+        return None;
+    }
+    let mut resume = HeaderMap::new();
+    resume.insert(RANGE, HeaderValue::try_from(format!("bytes={}-", growing.present_until(0))).ok()?);
+    if let Some(validator) = validator {
+        resume.insert(IF_RANGE, validator);
+    }
+    Some(resume)
+}
+
+/// Reads a short answer whole.
+async fn small(mut answer: Answer) -> Result<SmallAnswer, Fault> {
+    let mut body = BytesMut::new();
+    while let Some(chunk) = answer.body.chunk().await? {
+        body.extend_from_slice(&chunk);
+        if body.len() > SMALL_BODY_MAX {
+            body.truncate(SMALL_BODY_MAX);
+            break;
+        }
+    }
+    Ok(SmallAnswer { status: answer.status, fields: answer.fields, body: body.freeze(), via: answer.via.to_string() })
 }
 
 /// Takes a question off the list, also when its task panics.

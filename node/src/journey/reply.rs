@@ -4,9 +4,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::header::{
-    ACCEPT_RANGES, AGE, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, HeaderName, VIA,
-};
+use http::header::{ACCEPT_RANGES, AGE, CONTENT_LENGTH, CONTENT_TYPE, HeaderName, VIA};
 use http::{HeaderMap, HeaderValue, StatusCode};
 
 use super::Segments;
@@ -17,7 +15,7 @@ use crate::store::{Blob, Entry, Head};
 use crate::upstream::AnswerBody;
 
 /// `Cache-Status` (RFC 9211).
-pub const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
+pub(super) const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
 
 /// An answer for a client.
 pub struct Reply {
@@ -68,16 +66,10 @@ impl Reply {
     }
 }
 
-/// What is sent of a content: everything, a range, several, or nothing.
-pub(super) struct Selection {
-    pub(super) status: StatusCode,
-    pub(super) segments: Segments,
-}
-
 /// The fields that a stored head and a selection make.
 pub(super) fn content_fields(head: &Head, via: &HeaderValue, age: Option<u64>, cache_status: HeaderValue) -> HeaderMap {
     let mut fields = HeaderMap::with_capacity(head.fields.len() + 6);
-    fields.extend(head.fields.iter().map(|(name, value)| (name.clone(), value.clone())));
+    fields.extend(head.fields.clone());
     append_via(&mut fields, via);
     if let Some(age) = age {
         fields.insert(AGE, age.into());
@@ -113,9 +105,4 @@ pub(super) fn set_length(fields: &mut HeaderMap, length: Option<u64>) {
         Some(length) => fields.insert(CONTENT_LENGTH, length.into()),
         None => fields.remove(CONTENT_LENGTH),
     };
-}
-
-/// For `416`.
-pub(super) fn unsatisfied_range(total: u64) -> (HeaderName, Option<HeaderValue>) {
-    (CONTENT_RANGE, HeaderValue::try_from(format!("bytes */{total}")).ok())
 }

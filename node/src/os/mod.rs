@@ -4,5 +4,6 @@ pub mod clock;
 pub mod disk;
 pub mod entropy;
 pub mod mapping;
+pub mod net;
 pub mod sendfile;
 pub mod tasks;

@@ -1,0 +1,7 @@
+//! The doors: where requests come in and answers go out. They look into no store.
+
+mod body;
+pub mod client;
+mod meter;
+pub mod pages;
+mod upload;
