@@ -21,7 +21,9 @@ use crate::door::pages::{self, Operations};
 use crate::fault::Fault;
 use crate::flight::Flights;
 use crate::journey::{Journey, Options};
-use crate::ledger::status::{Cache, Flight, Health, Helper, Lookup, Member, Node, Repo, Site, Status, StoredObject, Verify};
+use crate::ledger::status::{
+    Cache, Flight, Health, Helper, Lookup, Member, Node, Repo, Site, Status, StoredObject, Verify,
+};
 use crate::ledger::{AccessLog, Ledger, metrics};
 use crate::os::clock::{Clock, Timestamp};
 use crate::os::{net, tasks};

@@ -39,7 +39,8 @@ fn rpm(name: &str, parent: &str, query: Option<&str>) -> Found {
             _ => found(Class::MutableMetadata, None),
         };
     }
-    let lists = matches!(name, "metalink" | "mirrorlist" | "metalink.xml") && query.is_some_and(|q| q.contains("repo="));
+    let lists =
+        matches!(name, "metalink" | "mirrorlist" | "metalink.xml") && query.is_some_and(|q| q.contains("repo="));
     let yast = (name == "media" && parent == "media.1") || (name == "products" && parent == "media.1");
     (lists || yast).then_some((Format::Rpm, Class::MutableMetadata, None))
 }
@@ -133,7 +134,12 @@ mod tests {
     fn real_urls() {
         let sha = |path: &str| path.replace("{sha}", SHA256);
         for (path, class, format, digest) in [
-            ("/pub/fedora/linux/updates/41/Everything/x86_64/Packages/v/vim-9.1-1.fc41.x86_64.rpm", Package, Some(Rpm), false),
+            (
+                "/pub/fedora/linux/updates/41/Everything/x86_64/Packages/v/vim-9.1-1.fc41.x86_64.rpm",
+                Package,
+                Some(Rpm),
+                false,
+            ),
             ("/fedora/drpms/a-1_2.x86_64.drpm", Package, Some(Rpm), false),
             ("/centos/source/a-1.src.rpm?token=1", Package, Some(Rpm), false),
             ("/x/libstdc%2b%2b-12.rpm", Package, Some(Rpm), false),
@@ -143,7 +149,12 @@ mod tests {
             ("/fedora/repodata/primary.xml.gz", MutableMetadata, Some(Rpm), false),
             ("/fedora/repodata/{sha}-primary.xml.zst", ImmutableMetadata, Some(Rpm), true),
             ("/fedora/repodata/{sha}-primary.xml.zck", ImmutableMetadata, Some(Rpm), true),
-            ("/old/repodata/0123456789abcdef0123456789abcdef01234567-filelists.sqlite.bz2", ImmutableMetadata, Some(Rpm), true),
+            (
+                "/old/repodata/0123456789abcdef0123456789abcdef01234567-filelists.sqlite.bz2",
+                ImmutableMetadata,
+                Some(Rpm),
+                true,
+            ),
             ("/metalink?repo=fedora-41&arch=x86_64", MutableMetadata, Some(Rpm), false),
             ("/mirrorlist?repo=epel-9&arch=x86_64", MutableMetadata, Some(Rpm), false),
             ("/metalink", Other, None, false),

@@ -9,7 +9,9 @@ use serde_json::Value;
 
 /// Nobody answers at the socket.
 #[derive(Debug, thiserror::Error)]
-#[error("no node is running here ({socket}: {error}); start one with `imirror run`, or say which with --config FILE or IMIRROR_SOCKET")]
+#[error(
+    "no node is running here ({socket}: {error}); start one with `imirror run`, or say which with --config FILE or IMIRROR_SOCKET"
+)]
 pub(super) struct NotRunning {
     socket: String,
     error: std::io::Error,

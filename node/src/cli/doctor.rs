@@ -77,7 +77,8 @@ fn room(config: &Config) -> Finding {
             finding("room", Verdict::Ok, format!("{} MiB free for the cache", space.free >> 20), "")
         }
         Ok(space) => {
-            let advice = "free some room or set `cache_dir` to a larger file system: a twentieth is always left to others";
+            let advice =
+                "free some room or set `cache_dir` to a larger file system: a twentieth is always left to others";
             finding("room", Verdict::Warn, format!("only {} MiB free", space.free >> 20), advice)
         }
         Err(error) => finding("room", Verdict::Fail, error.to_string(), "see the cache folder above"),
@@ -125,7 +126,12 @@ fn clock() -> Finding {
     const THEN: u64 = 1_767_225_600;
     match crate::os::clock::Clock::system().now().unix_seconds() {
         now if now >= THEN => finding("clock", Verdict::Ok, "plausible", ""),
-        now => finding("clock", Verdict::Fail, format!("{now} seconds since 1970"), "set it: certificates are checked against it"),
+        now => finding(
+            "clock",
+            Verdict::Fail,
+            format!("{now} seconds since 1970"),
+            "set it: certificates are checked against it",
+        ),
     }
 }
 

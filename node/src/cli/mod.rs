@@ -16,7 +16,8 @@ use crate::config::{CacheSize, Config};
 use crate::daemon;
 use crate::door::pages::encoded;
 
-const EXIT_CODES: &str = "Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 3 no node is running, 4 problems were found.";
+const EXIT_CODES: &str =
+    "Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 3 no node is running, 4 problems were found.";
 
 /// A handful of ordinary machines act as one mirror of Linux packages.
 #[derive(Debug, Parser)]
@@ -207,7 +208,12 @@ fn status_screen(status: &Value) -> String {
     );
     for flight in status["flights"].as_array().into_iter().flatten() {
         let total = flight["total"].as_u64().map_or_else(|| "?".into(), human_bytes);
-        let line = format!("  loading    {} of {total}, {} readers  {}\n", bytes(&flight["bytes"]), flight["readers"], text(&flight["url"]));
+        let line = format!(
+            "  loading    {} of {total}, {} readers  {}\n",
+            bytes(&flight["bytes"]),
+            flight["readers"],
+            text(&flight["url"])
+        );
         screen.push_str(&line);
     }
     screen

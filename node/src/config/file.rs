@@ -10,8 +10,8 @@ use ipnet::IpNet;
 use serde::Deserialize;
 
 use super::{
-    AccessLog, AllowedDestination, CacheSize, Clients, Config, Freshness, Helper, Other, ParentProxy, Replication, Repo, Secret,
-    Site, Upstream, Window,
+    AccessLog, AllowedDestination, CacheSize, Clients, Config, Freshness, Helper, Other, ParentProxy, Replication,
+    Repo, Secret, Site, Upstream, Window,
 };
 
 /// Why a configuration cannot be used: what, where, and what would be right.
@@ -88,7 +88,8 @@ impl Folders {
         let home = PathBuf::from(environment("HOME").unwrap_or_else(|| "/tmp".into()));
         let xdg = |name: &str, fallback: &str| environment(name).map_or_else(|| home.join(fallback), PathBuf::from);
         let state = xdg("XDG_STATE_HOME", ".local/state").join("imirror");
-        let socket = environment("XDG_RUNTIME_DIR").map_or_else(|| state.clone(), |dir| PathBuf::from(dir).join("imirror"));
+        let socket =
+            environment("XDG_RUNTIME_DIR").map_or_else(|| state.clone(), |dir| PathBuf::from(dir).join("imirror"));
         Self { cache: xdg("XDG_CACHE_HOME", ".cache").join("imirror"), socket: socket.join("control.sock"), state }
     }
 }
@@ -112,7 +113,12 @@ pub fn default_files(is_root: bool, environment: Environment<'_>) -> Vec<PathBuf
 }
 
 /// Reads files and the environment into a configuration.
-pub fn load(files: &[PathBuf], folders: &Folders, host: &str, environment: Environment<'_>) -> Result<Config, ConfigError> {
+pub fn load(
+    files: &[PathBuf],
+    folders: &Folders,
+    host: &str,
+    environment: Environment<'_>,
+) -> Result<Config, ConfigError> {
     let mut merged = toml::Table::new();
     for path in files {
         let text = std::fs::read_to_string(path)
@@ -349,16 +355,25 @@ fn day_window_of(text: &str) -> Result<(u16, u16), ConfigError> {
 
 fn networks_of(text: &str) -> Result<Vec<IpNet>, ConfigError> {
     const PRIVATE: [&str; 8] = [
-        "127.0.0.0/8", "10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "169.254.0.0/16", "::1/128", "fc00::/7", "fe80::/10",
+        "127.0.0.0/8",
+        "10.0.0.0/8",
+        "172.16.0.0/12",
+        "192.168.0.0/16",
+        "169.254.0.0/16",
+        "::1/128",
+        "fc00::/7",
+        "fe80::/10",
     ];
     let net = |text: &str| text.parse::<IpNet>().or_else(|_| text.parse::<std::net::IpAddr>().map(IpNet::from));
-    let nets = if text == "private" { PRIVATE.iter().map(|t| net(t)).collect() } else { net(text).map(|net| vec![net]) };
+    let nets =
+        if text == "private" { PRIVATE.iter().map(|t| net(t)).collect() } else { net(text).map(|net| vec![net]) };
     nets.map_err(|_| wrong("clients.allow", text, "\"private\", an address or a network such as \"192.0.2.0/24\""))
 }
 
 /// `ADDRESS` or CIDR, each with an optional `:PORT`; IPv6 with a port in brackets.
 fn destination_of(text: &str) -> Result<AllowedDestination, ConfigError> {
-    let net = |text: &str| text.parse::<IpNet>().ok().or_else(|| text.parse::<std::net::IpAddr>().ok().map(IpNet::from));
+    let net =
+        |text: &str| text.parse::<IpNet>().ok().or_else(|| text.parse::<std::net::IpAddr>().ok().map(IpNet::from));
     let plain = || net(text).map(|net| AllowedDestination { net, port: None });
     let with_port = || {
         let (host, port) = text.rsplit_once(':')?;
@@ -366,7 +381,11 @@ fn destination_of(text: &str) -> Result<AllowedDestination, ConfigError> {
         Some(AllowedDestination { net: net(host)?, port: Some(port.parse().ok()?) })
     };
     plain().or_else(with_port).ok_or_else(|| {
-        wrong("upstream.allow", text, "an address or network, with an optional port: \"127.0.0.1:8000\", \"10.0.0.0/8\"")
+        wrong(
+            "upstream.allow",
+            text,
+            "an address or network, with an optional port: \"127.0.0.1:8000\", \"10.0.0.0/8\"",
+        )
     })
 }
 
@@ -375,7 +394,8 @@ fn proxy_of(text: &str) -> Result<Option<ParentProxy>, ConfigError> {
     if text.is_empty() {
         return Ok(None);
     }
-    let wrong = || ConfigError("upstream.proxy: expected \"http://HOST:PORT\" or \"http://USER:PASSWORD@HOST:PORT\"".into());
+    let wrong =
+        || ConfigError("upstream.proxy: expected \"http://HOST:PORT\" or \"http://USER:PASSWORD@HOST:PORT\"".into());
     let rest = text.strip_prefix("http://").ok_or_else(wrong)?.trim_end_matches('/');
     let (credentials, authority) = match rest.rsplit_once('@') {
         Some((credentials, authority)) => (Some(Secret(credentials.to_owned())), authority),
@@ -407,8 +427,12 @@ mod tests {
         assert_eq!((config.name.as_str(), config.listen), ("lab1", "[::]:3142".parse().unwrap()));
         assert_eq!((config.cache_size, config.memory_size), (CacheSize::Bytes(50 << 30), 256 << 20));
         assert_eq!((config.freshness.metadata, config.freshness.package), (Window::Revalidate, Window::Revalidate));
-        assert!(config.clients.allow.iter().any(|net| net.contains(&"192.168.3.4".parse::<std::net::IpAddr>().unwrap())));
-        assert!(!config.clients.allow.iter().any(|net| net.contains(&"192.0.2.1".parse::<std::net::IpAddr>().unwrap())));
+        assert!(
+            config.clients.allow.iter().any(|net| net.contains(&"192.168.3.4".parse::<std::net::IpAddr>().unwrap()))
+        );
+        assert!(
+            !config.clients.allow.iter().any(|net| net.contains(&"192.0.2.1".parse::<std::net::IpAddr>().unwrap()))
+        );
         assert_eq!(config.clients.connect_ports, [443]);
         assert!(!config.helper.enabled && config.upstream.proxy.is_none());
     }
@@ -461,8 +485,14 @@ access = "json"
         assert_eq!(config.cache_size, CacheSize::Percent(80));
         assert_eq!(config.upstream.rate_limit, Some(2 << 20));
         let proxy = config.upstream.proxy.clone().unwrap();
-        assert_eq!((proxy.host.as_str(), proxy.port, proxy.credentials.unwrap().0.as_str()), ("squid", 3128, "user:secret"));
-        assert_eq!(config.upstream.allow.iter().map(|a| a.port).collect::<Vec<_>>(), [Some(8000), None, Some(81), Some(99)]);
+        assert_eq!(
+            (proxy.host.as_str(), proxy.port, proxy.credentials.unwrap().0.as_str()),
+            ("squid", 3128, "user:secret")
+        );
+        assert_eq!(
+            config.upstream.allow.iter().map(|a| a.port).collect::<Vec<_>>(),
+            [Some(8000), None, Some(81), Some(99)]
+        );
         assert_eq!(config.freshness.metadata, Window::For(Duration::from_secs(60)));
         assert_eq!(config.helper.window, Some((60, 360)));
         assert!(!format!("{config:?}").contains("secret\""), "secrets are not shown");
@@ -502,7 +532,10 @@ access = "json"
             write("b.toml", "name = \"b\"\n[clients]\nconnect_ports = [2]"),
         ];
         let config = load(&files, &folders(), "h", &|_| None).unwrap();
-        assert_eq!((config.name.as_str(), &config.clients.connect_ports[..], config.clients.allow.len()), ("b", &[2][..], 0));
+        assert_eq!(
+            (config.name.as_str(), &config.clients.connect_ports[..], config.clients.allow.len()),
+            ("b", &[2][..], 0)
+        );
         let environment = |name: &str| match name {
             "IMIRROR_NAME" => Some("c".to_owned()),
             "http_proxy" => Some("http://proxy.example.org:3128/".to_owned()),

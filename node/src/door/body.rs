@@ -103,6 +103,10 @@ impl ReplyBody {
 
     fn send(&mut self, bytes: Bytes) -> Poll<Option<Result<Frame<Bytes>, Fault>>> {
         self.meter.sent(bytes.len() as u64);
+        // hyper does not ask again when it has got what Content-Length says.
+        if self.segments.remaining() == Some(0) {
+            self.meter.complete();
+        }
         Poll::Ready(Some(Ok(Frame::data(bytes))))
     }
 
@@ -154,6 +158,11 @@ impl Body for ReplyBody {
                 Source::Passed(body) => match ready!(Pin::new(body).poll_frame(cx)) {
                     Some(Ok(frame)) => {
                         this.meter.sent(frame.data_ref().map_or(0, |data| data.len() as u64));
+                        if let Source::Passed(body) = &this.source
+                            && body.length().is_some_and(|length| this.meter.bytes() >= length)
+                        {
+                            this.meter.complete();
+                        }
                         return Poll::Ready(Some(Ok(frame)));
                     }
                     Some(Err(fault)) => return this.fail(fault),

@@ -111,7 +111,12 @@ impl Door {
         }
     }
 
-    async fn answer(self: Arc<Self>, request: Request<Incoming>, client: IpAddr, outbox: Outbox) -> Response<ReplyBody> {
+    async fn answer(
+        self: Arc<Self>,
+        request: Request<Incoming>,
+        client: IpAddr,
+        outbox: Outbox,
+    ) -> Response<ReplyBody> {
         let mut meter = Meter::start(&self.ledger, &self.clock, client, request.method(), request.headers());
         let head_only = request.method() == Method::HEAD;
         let mut reply = match self.clients.allow.iter().any(|net| net.contains(&client)) {
@@ -164,13 +169,7 @@ impl Door {
         let (parts, body) = request.into_parts();
         meter.names(url.to_string(), classify(&named.key).class.into());
         let has_body = !hyper::body::Body::is_end_stream(&body);
-        let asked = Asked {
-            method: parts.method,
-            url,
-            key: named.key,
-            sources: named.sources,
-            fields: parts.headers,
-        };
+        let asked = Asked { method: parts.method, url, key: named.key, sources: named.sources, fields: parts.headers };
         self.journey.answer(asked, has_body.then(|| Upload::new(body).boxed_unsync())).await
     }
 

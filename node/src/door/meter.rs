@@ -30,7 +30,13 @@ pub(super) struct Meter {
 }
 
 impl Meter {
-    pub(super) fn start(ledger: &Arc<Ledger>, clock: &Clock, client: IpAddr, method: &Method, fields: &HeaderMap) -> Self {
+    pub(super) fn start(
+        ledger: &Arc<Ledger>,
+        clock: &Clock,
+        client: IpAddr,
+        method: &Method,
+        fields: &HeaderMap,
+    ) -> Self {
         Self {
             ledger: ledger.clone(),
             clock: clock.clone(),
@@ -69,6 +75,11 @@ impl Meter {
             _ => Origin::Elsewhere,
         };
         self.ledger.sent(self.subject, origin, bytes);
+    }
+
+    /// Bytes of the body so far.
+    pub(super) fn bytes(&self) -> u64 {
+        self.bytes
     }
 
     /// The answer has been given whole.

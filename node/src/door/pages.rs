@@ -113,7 +113,8 @@ fn page(status: &Status) -> Response<String> {
         row("downloads in progress", status.flights.len().to_string()),
     ]
     .join("\n");
-    let (name, address, version) = (escaped(&status.node.name), escaped(&status.node.address), escaped(&status.node.version));
+    let (name, address, version) =
+        (escaped(&status.node.name), escaped(&status.node.address), escaped(&status.node.version));
     let body = format!(
         "<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content='width=device-width'>\
          <title>imirror {name}</title><style>:root{{color-scheme:light dark}}body{{font:1rem system-ui;margin:2rem auto;\

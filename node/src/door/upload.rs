@@ -1,7 +1,7 @@
 //! A client's body on its way up, with a floor under its speed: who drips is cut off.
 
-use std::pin::Pin;
 use std::future::Future;
+use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 

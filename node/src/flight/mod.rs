@@ -160,7 +160,8 @@ impl Flights {
     /// The end of a flight: the file is suspended or dropped, the flight leaves the list, its readers learn why.
     async fn end(&self, flight: &Arc<Flight>, phase: Phase) {
         if let Phase::Failed(fault) = &phase {
-            let worthless = matches!(fault.cause, Cause::Changed { .. } | Cause::WrongDigest { .. } | Cause::TooLarge { .. });
+            let worthless =
+                matches!(fault.cause, Cause::Changed { .. } | Cause::WrongDigest { .. } | Cause::TooLarge { .. });
             let growing = flight.growing.clone();
             let _ = tasks::blocking("end a download", move || {
                 if worthless || growing.suspend().is_err() {

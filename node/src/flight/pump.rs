@@ -169,12 +169,7 @@ impl Transfer {
 }
 
 /// Asks a source for a gap.
-async fn ask_again(
-    flights: &Flights,
-    flight: &Flight,
-    gap: Range<u64>,
-    source: usize,
-) -> Result<Transfer, Fault> {
+async fn ask_again(flights: &Flights, flight: &Flight, gap: Range<u64>, source: usize) -> Result<Transfer, Fault> {
     let plan = flight.plan();
     let Some(url) = flight.sources.get(source % flight.sources.len().max(1)) else {
         return Err(Fault::internal("a download without a source"));
@@ -230,7 +225,9 @@ impl Attempts {
             self.source += 1;
         }
         let rounds = (self.fruitless + self.unreachable) / u32::try_from(sources.max(1)).unwrap_or(1);
-        if self.fruitless >= FRUITLESS_MAX.max(u32::try_from(sources).unwrap_or(u32::MAX)) || self.waited >= UNREACHABLE_MAX {
+        if self.fruitless >= FRUITLESS_MAX.max(u32::try_from(sources).unwrap_or(u32::MAX))
+            || self.waited >= UNREACHABLE_MAX
+        {
             return None;
         }
         Some(match rounds {

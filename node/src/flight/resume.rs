@@ -69,7 +69,8 @@ pub(super) fn begins_at(
     let (begin, total) = match status {
         StatusCode::OK => (0, length(fields)),
         StatusCode::PARTIAL_CONTENT => {
-            let (begin, total) = content_range(fields).ok_or_else(|| malformed("206 without a usable Content-Range"))?;
+            let (begin, total) =
+                content_range(fields).ok_or_else(|| malformed("206 without a usable Content-Range"))?;
             if begin != question.from {
                 return Err(malformed("206 with another range than was asked for"));
             }
@@ -169,7 +170,10 @@ mod tests {
         assert_eq!(judge(false, true, 206, &[("content-range", "bytes 500-999/*")]), Ok(500));
         assert_eq!(judge(false, true, 206, &[range, ("etag", "\"b\"")]), Err("changed"));
         assert_eq!(judge(false, false, 206, &[range, ("etag", "\"b\"")]), Ok(500));
-        assert_eq!(judge(false, false, 206, &[range, ("last-modified", "Mon, 02 Jan 2023 03:04:06 GMT")]), Err("changed"));
+        assert_eq!(
+            judge(false, false, 206, &[range, ("last-modified", "Mon, 02 Jan 2023 03:04:06 GMT")]),
+            Err("changed")
+        );
         assert_eq!(judge(true, false, 206, &[range, ("last-modified", "Mon, 02 Jan 2023 03:04:06 GMT")]), Ok(500));
         assert_eq!(judge(true, true, 206, &[("content-range", "bytes 500-999/1000")]), Err("changed"));
         assert_eq!(judge(false, true, 206, &[("content-range", "bytes 499-999999/1000000")]), Err("malformed"));

@@ -11,8 +11,8 @@ use http::header::{ACCEPT, ACCEPT_ENCODING, CACHE_CONTROL, CONTENT_LENGTH, IF_RA
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use tokio::sync::watch;
 
-use super::{Asked, Journey};
 use super::freshness::{self, Version};
+use super::{Asked, Journey};
 use crate::classify::{Class, Classified, KeyHash, Url};
 use crate::fault::{Cause, Fault};
 use crate::flight::{Departure, Flight};
@@ -127,7 +127,8 @@ impl Journey {
         for source in self.in_order(&question.sources) {
             match self.inquire_at(question, &source, partial.as_ref()).await {
                 Ok(answer) => {
-                    if let Some(resolution) = self.weigh(question, &source, answer, partial.as_ref(), &mut survey).await {
+                    if let Some(resolution) = self.weigh(question, &source, answer, partial.as_ref(), &mut survey).await
+                    {
                         return resolution;
                     }
                 }
@@ -216,7 +217,12 @@ impl Journey {
         up.into_iter().chain(down).collect()
     }
 
-    async fn inquire_at(&self, question: &Question, source: &Url, partial: Option<&Arc<Growing>>) -> Result<Answer, Fault> {
+    async fn inquire_at(
+        &self,
+        question: &Question,
+        source: &Url,
+        partial: Option<&Arc<Growing>>,
+    ) -> Result<Answer, Fault> {
         // With something to fall back on nobody waits for a host that is known to be down (R5a).
         if question.cached.is_some()
             && let Some(fault) = self.0.upstreams.down(source)
@@ -291,7 +297,13 @@ impl Journey {
     }
 
     /// An answer with content: a download begins, unless it is not to be stored or what is stored is as good.
-    async fn receive(&self, question: &Question, source: &Url, answer: Answer, partial: Option<&Arc<Growing>>) -> Resolution {
+    async fn receive(
+        &self,
+        question: &Question,
+        source: &Url,
+        answer: Answer,
+        partial: Option<&Arc<Growing>>,
+    ) -> Resolution {
         if let Some(entry) = &question.cached {
             match freshness::compare(&entry.head.fields, entry.size, &answer.fields) {
                 Version::Same => {
@@ -309,7 +321,10 @@ impl Journey {
         let continued = partial.filter(|_| answer.status == StatusCode::PARTIAL_CONTENT);
         if answer.status == StatusCode::PARTIAL_CONTENT && continued.is_none() {
             let host = source.authority().into();
-            return Resolution::Failed(Fault::new(Cause::Malformed { host, detail: "206 to a request for everything".into() }));
+            return Resolution::Failed(Fault::new(Cause::Malformed {
+                host,
+                detail: "206 to a request for everything".into(),
+            }));
         }
         let from = continued.map_or(0, |growing| growing.present_until(0));
         let mut sources = question.sources.clone();
@@ -336,11 +351,7 @@ impl Journey {
 /// With something to fall back on nobody waits long (R5a); without, as long as clients do (CLIENTS.md 9).
 pub(super) fn patience(cached: bool) -> Patience {
     let (connect, head) = if cached { (2, 5) } else { (5, 25) };
-    Patience {
-        connect: Duration::from_secs(connect),
-        head: Duration::from_secs(head),
-        stall: Duration::from_secs(5),
-    }
+    Patience { connect: Duration::from_secs(connect), head: Duration::from_secs(head), stall: Duration::from_secs(5) }
 }
 
 /// `Range` and `If-Range` for what is missing at the end of a partial download; `None` when its version cannot be named.

@@ -4,8 +4,8 @@
 use std::time::Duration;
 
 use http::header::{
-    AUTHORIZATION, CACHE_CONTROL, CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, COOKIE, DATE,
-    ETAG, HeaderName, IF_MODIFIED_SINCE, IF_NONE_MATCH, LAST_MODIFIED, PRAGMA, SET_COOKIE, TE, TRAILER,
+    AUTHORIZATION, CACHE_CONTROL, CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, COOKIE,
+    DATE, ETAG, HeaderName, IF_MODIFIED_SINCE, IF_NONE_MATCH, LAST_MODIFIED, PRAGMA, SET_COOKIE, TE, TRAILER,
     TRANSFER_ENCODING, UPGRADE, VARY,
 };
 use http::{HeaderMap, HeaderValue, StatusCode};
@@ -108,7 +108,9 @@ pub fn compare(ours: &HeaderMap, our_size: u64, theirs: &HeaderMap) -> Version {
         return Version::Same;
     }
     match (date(ours, LAST_MODIFIED), date(theirs, LAST_MODIFIED)) {
-        (Some(a), Some(b)) if a == b && same_length && !(ours.contains_key(ETAG) && theirs.contains_key(ETAG)) => Version::Same,
+        (Some(a), Some(b)) if a == b && same_length && !(ours.contains_key(ETAG) && theirs.contains_key(ETAG)) => {
+            Version::Same
+        }
         (Some(a), Some(b)) if b < a => Version::Older,
         _ => Version::Newer,
     }
@@ -182,7 +184,9 @@ pub fn storable(class: Class, status: StatusCode, fields: &HeaderMap) -> Result<
     // Our requests all have the same fields, so what varies by these does not vary for us.
     let harmless = ["accept-encoding", "accept", "user-agent", "origin", ""];
     let varies = fields.get_all(VARY).iter().any(|value| {
-        value.to_str().map_or(true, |v| v.split(',').any(|f| !harmless.contains(&f.trim().to_ascii_lowercase().as_str())))
+        value
+            .to_str()
+            .map_or(true, |v| v.split(',').any(|f| !harmless.contains(&f.trim().to_ascii_lowercase().as_str())))
     });
     if varies {
         return Err(NotStored::VaryingContent);
@@ -201,10 +205,20 @@ pub fn storable(class: Class, status: StatusCode, fields: &HeaderMap) -> Result<
 /// Fields that belong to one connection, one message or one client.
 fn is_kept(name: &HeaderName) -> bool {
     const DROPPED: [HeaderName; 11] = [
-        CONNECTION, CONTENT_LENGTH, CONTENT_RANGE, SET_COOKIE, TE, TRAILER, TRANSFER_ENCODING, UPGRADE, DATE, COOKIE,
+        CONNECTION,
+        CONTENT_LENGTH,
+        CONTENT_RANGE,
+        SET_COOKIE,
+        TE,
+        TRAILER,
+        TRANSFER_ENCODING,
+        UPGRADE,
+        DATE,
+        COOKIE,
         AUTHORIZATION,
     ];
-    !DROPPED.contains(name) && !matches!(name.as_str(), "keep-alive" | "proxy-authenticate" | "proxy-connection" | "age")
+    !DROPPED.contains(name)
+        && !matches!(name.as_str(), "keep-alive" | "proxy-authenticate" | "proxy-connection" | "age")
 }
 
 /// What of an answer's head is stored.
@@ -255,16 +269,19 @@ fn delta_seconds(text: &str) -> u64 {
 
 /// The directives of all `Cache-Control` fields: lower-case name, unquoted value.
 pub fn directives(fields: &HeaderMap) -> impl Iterator<Item = (String, Option<String>)> + '_ {
-    fields.get_all(CACHE_CONTROL).iter().filter_map(|value| value.to_str().ok()).flat_map(|value| value.split(',')).filter_map(
-        |part| {
+    fields
+        .get_all(CACHE_CONTROL)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .filter_map(|part| {
             let (name, value) = match part.split_once('=') {
                 Some((name, value)) => (name, Some(value.trim().trim_matches('"').to_owned())),
                 None => (part, None),
             };
             let name = name.trim().to_ascii_lowercase();
             (!name.is_empty()).then_some((name, value))
-        },
-    )
+        })
 }
 
 /// For a client's `If-None-Match` and `If-Modified-Since` (RFC 9110 13.2.2): is what it has current?
@@ -402,7 +419,8 @@ mod tests {
 
     #[test]
     fn a_304_updates_what_it_names() {
-        let head = stored_head(&fields(&[("etag", "\"a\""), ("content-type", "x/y"), ("set-cookie", "a=b"), ("x", "1")]));
+        let head =
+            stored_head(&fields(&[("etag", "\"a\""), ("content-type", "x/y"), ("set-cookie", "a=b"), ("x", "1")]));
         let new = updated(&head, &fields(&[("x", "2"), ("content-length", "0"), ("content-type", "text/plain")]));
         assert_eq!(new.fields, fields(&[("etag", "\"a\""), ("content-type", "x/y"), ("x", "2")]));
     }

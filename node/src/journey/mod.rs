@@ -158,7 +158,9 @@ impl Journey {
             }
             Decision::NotCached => Ok(self.not_cached(asked)),
             Decision::Fetch | Decision::Revalidate => match self.0.flights.join(&key) {
-                Some(flight) if asked.method == Method::GET => Ok(self.flying_reply(asked, &flight, Outcome::Collapsed)),
+                Some(flight) if asked.method == Method::GET => {
+                    Ok(self.flying_reply(asked, &flight, Outcome::Collapsed))
+                }
                 _ if cached.is_none() && asked.method == Method::HEAD => self.pass_own(asked, &classified).await,
                 _ => self.ask_and_reply(asked, classified, cached, demand).await,
             },

@@ -124,7 +124,8 @@ mod tests {
         ] {
             assert_eq!(parse(field, 100), wanted, "{field}");
         }
-        let many = |n: u64| format!("bytes={}", (0..n).map(|i| format!("{}-{}", 2 * i, 2 * i)).collect::<Vec<_>>().join(","));
+        let many =
+            |n: u64| format!("bytes={}", (0..n).map(|i| format!("{}-{}", 2 * i, 2 * i)).collect::<Vec<_>>().join(","));
         assert!(matches!(parse(&many(256), 1000), Wanted::Several(ranges) if ranges.len() == 256));
         assert_eq!(parse(&many(257), 1000), Wanted::Whole);
     }

@@ -58,7 +58,8 @@ impl Reply {
             false => status.canonical_reason().unwrap_or("Error"),
         };
         let outcome = if status == StatusCode::FORBIDDEN { Outcome::Denied } else { Outcome::Error };
-        let mut reply = Self::text(status, format!("{first}\n\nimirror {name} could not serve {what}:\n{fault}\n"), outcome);
+        let mut reply =
+            Self::text(status, format!("{first}\n\nimirror {name} could not serve {what}:\n{fault}\n"), outcome);
         if let Ok(value) = HeaderValue::try_from(format!("{name}; fwd=miss; detail={}", fault.label())) {
             reply.fields.insert(CACHE_STATUS, value);
         }

@@ -93,7 +93,8 @@ mod tests {
     #[test]
     fn texts_and_ranges_come_in_order() {
         let text = |t: &'static str| Segment::Text(Bytes::from_static(t.as_bytes()));
-        let mut s = Segments::multipart([text("a"), Segment::Data(5..12), text("bc"), Segment::Data(20..21), text("d")]);
+        let mut s =
+            Segments::multipart([text("a"), Segment::Data(5..12), text("bc"), Segment::Data(20..21), text("d")]);
         assert_eq!(s.remaining(), Some(12));
         assert_eq!(s.data(4), None);
         assert_eq!(s.text().unwrap(), "a");

@@ -52,7 +52,9 @@ fn select(asked: &Asked, head: &Head, total: Option<u64>, mut fields: HeaderMap)
     }
     let range = asked.fields.get(RANGE).and_then(|v| v.to_str().ok());
     let wanted = match (range, total) {
-        (Some(range), Some(total)) if freshness::range_counts(&asked.fields, &head.fields) => range::parse(range, total),
+        (Some(range), Some(total)) if freshness::range_counts(&asked.fields, &head.fields) => {
+            range::parse(range, total)
+        }
         _ => range::Wanted::Whole,
     };
     let known_total = total.unwrap_or_default();

@@ -1,8 +1,8 @@
 //! What a request line names, by all the ways in which a client can say it (DESIGN.md section 1).
 
+use http::header::HOST;
 use http::uri::Uri;
 use http::{HeaderMap, Method};
-use http::header::HOST;
 
 use crate::classify::Url;
 use crate::fault::Fault;
@@ -40,6 +40,7 @@ pub fn parse_target(
         Some(host) => Some(host.to_str().map_err(|_| Fault::bad_request("the Host field is malformed"))?),
         None => None,
     };
+    check_method(method)?;
     if method == Method::CONNECT {
         return tunnel(uri);
     }
@@ -69,7 +70,10 @@ pub fn parse_target(
         return https(tail);
     }
     if is_repo(first) {
-        return Ok(Target::Repo { name: first.to_owned(), rest: if tail.is_empty() { "/".into() } else { tail.to_owned() } });
+        return Ok(Target::Repo {
+            name: first.to_owned(),
+            rest: if tail.is_empty() { "/".into() } else { tail.to_owned() },
+        });
     }
     if first.contains(['.', ':']) {
         return url(false, first, tail);
@@ -77,6 +81,18 @@ pub fn parse_target(
     Err(Fault::bad_request(format!(
         "/{first} is neither a configured repository nor a host name; ask for /HOST/PATH, /HTTPS///HOST/PATH or a [repos.NAME]"
     )))
+}
+
+/// Methods are case-sensitive (RFC 9110 9.1): `get` is not GET, and a server that thinks it is would answer for another
+/// key than a cache does. No registered method is longer than 17 letters.
+fn check_method(method: &Method) -> Result<(), Fault> {
+    const KNOWN: [&str; 9] = ["GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "TRACE", "PATCH", "CONNECT"];
+    let name = method.as_str();
+    let nearly = KNOWN.iter().any(|known| name != *known && name.eq_ignore_ascii_case(known));
+    match nearly || name.len() > 32 {
+        true => Err(Fault::bad_request("the method is not known")),
+        false => Ok(()),
+    }
 }
 
 fn absolute(uri: &Uri) -> Result<Target, Fault> {
@@ -109,7 +125,8 @@ fn url(https: bool, authority: &str, tail: &str) -> Result<Target, Fault> {
 
 fn tunnel(uri: &Uri) -> Result<Target, Fault> {
     let authority = uri.authority().ok_or_else(|| Fault::bad_request("CONNECT needs HOST:PORT"))?;
-    let port = authority.port_u16().filter(|port| *port != 0).ok_or_else(|| Fault::bad_request("CONNECT needs a port"))?;
+    let port =
+        authority.port_u16().filter(|port| *port != 0).ok_or_else(|| Fault::bad_request("CONNECT needs a port"))?;
     let url = Url::from_parts(false, authority.as_str(), "/").map_err(|e| Fault::bad_request(e.to_string()))?;
     Ok(Target::Tunnel { host: url.host().to_owned(), port })
 }
@@ -128,10 +145,13 @@ mod tests {
 
     fn parse(method: &str, uri: &str, hosts: &[&'static str]) -> Result<Target, String> {
         let mut fields = HeaderMap::new();
-        hosts.iter().for_each(|h| drop(fields.append(HOST, HeaderValue::from_static(h))));
+        for host in hosts {
+            fields.append(HOST, HeaderValue::from_static(host));
+        }
         let method: Method = method.parse().unwrap();
         let uri: Uri = uri.parse().map_err(|e| format!("uri: {e}"))?;
-        parse_target(&method, &uri, &fields, |n| n == "fedora", |n| n == "lab1" || n == "localhost").map_err(|f| f.to_string())
+        parse_target(&method, &uri, &fields, |n| n == "fedora", |n| n == "lab1" || n == "localhost")
+            .map_err(|f| f.to_string())
     }
 
     #[test]
@@ -170,6 +190,8 @@ mod tests {
             ("GET", "/", &["evil.example.org"]),
             ("GET", "/nothing/here", &["lab1"]),
             ("GET", "/example.org/a", &["a, b"]),
+            ("get", "http://example.org/", &["a"]),
+            ("GETGETGETGETGETGETGETGETGETGETGET", "http://example.org/", &["a"]),
             ("GET", "/HTTPS///", &["lab1"]),
             ("GET", "//", &["lab1"]),
             ("CONNECT", "example.org:0", &["a"]),

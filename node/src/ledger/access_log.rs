@@ -70,11 +70,7 @@ impl AccessLog {
             .name("access-log".into())
             .spawn(move || write_until_closed(&theirs, file))
             .map_err(|e| Fault::internal(format!("start the access log's thread: {e}")))?;
-        Ok(Some(Self {
-            form,
-            shared,
-            writer: Some(writer),
-        }))
+        Ok(Some(Self { form, shared, writer: Some(writer) }))
     }
 
     /// Hands over the line of a record. Never blocks on the disk.
@@ -145,11 +141,8 @@ impl Shared {
     fn gather(&self) -> MutexGuard<'_, Queue> {
         let idle = |q: &mut Queue| q.pending.is_empty() && !q.reopen && !q.closing && !q.flush;
         let gathering = |q: &mut Queue| q.pending.len() < PENDING_MAX / 4 && !q.closing && !q.flush;
-        let queue =
-            (self.work.wait_while(self.queue(), idle)).unwrap_or_else(PoisonError::into_inner);
-        (self.work.wait_timeout_while(queue, GATHER, gathering))
-            .unwrap_or_else(PoisonError::into_inner)
-            .0
+        let queue = (self.work.wait_while(self.queue(), idle)).unwrap_or_else(PoisonError::into_inner);
+        (self.work.wait_timeout_while(queue, GATHER, gathering)).unwrap_or_else(PoisonError::into_inner).0
     }
 }
 
@@ -259,25 +252,16 @@ mod tests {
     fn lines_of_many_threads_arrive_whole() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("access.log");
-        let log = AccessLog::open(config::AccessLog::Squid, &path)
-            .unwrap()
-            .unwrap();
+        let log = AccessLog::open(config::AccessLog::Squid, &path).unwrap().unwrap();
         std::thread::scope(|scope| {
             for t in 0..4 {
                 let log = &log;
-                scope.spawn(move || {
-                    (0..500)
-                        .for_each(|i| log.write(&record(&format!("http://example.org/{t}/{i}"))))
-                });
+                scope.spawn(move || (0..500).for_each(|i| log.write(&record(&format!("http://example.org/{t}/{i}")))));
             }
         });
         log.flush();
         assert_eq!(lines(&path).len(), 2000);
-        assert!(
-            lines(&path)
-                .iter()
-                .all(|l| l.split_whitespace().count() == 10)
-        );
+        assert!(lines(&path).iter().all(|l| l.split_whitespace().count() == 10));
         assert_eq!(log.dropped(), 0);
     }
 
@@ -285,9 +269,7 @@ mod tests {
     fn a_moved_file_is_let_go_on_reopen_and_the_end_is_written_on_drop() {
         let dir = tempfile::tempdir().unwrap();
         let (path, moved) = (dir.path().join("access.log"), dir.path().join("moved"));
-        let log = AccessLog::open(config::AccessLog::Json, &path)
-            .unwrap()
-            .unwrap();
+        let log = AccessLog::open(config::AccessLog::Json, &path).unwrap().unwrap();
         log.write(&record("http://example.org/1"));
         log.flush();
         std::fs::rename(&path, &moved).unwrap();
@@ -301,11 +283,7 @@ mod tests {
 
     #[test]
     fn a_full_queue_drops_lines_and_says_so() {
-        let log = AccessLog {
-            form: config::AccessLog::Squid,
-            shared: Arc::default(),
-            writer: None,
-        };
+        let log = AccessLog { form: config::AccessLog::Squid, shared: Arc::default(), writer: None };
         let url = format!("http://example.org/{}", "x".repeat(3000));
         (0..500).for_each(|_| log.write(&record(&url)));
         assert!(log.shared.queue().pending.len() <= PENDING_MAX);
@@ -314,9 +292,7 @@ mod tests {
 
     #[test]
     fn what_the_disk_refuses_is_counted() {
-        let log = AccessLog::open(config::AccessLog::Squid, Path::new("/dev/full"))
-            .unwrap()
-            .unwrap();
+        let log = AccessLog::open(config::AccessLog::Squid, Path::new("/dev/full")).unwrap().unwrap();
         (0..3).for_each(|_| log.write(&record("http://example.org/")));
         log.flush();
         assert_eq!(log.dropped(), 3);
@@ -337,11 +313,7 @@ mod tests {
     #[test]
     fn off_opens_nothing() {
         let nowhere = Path::new("/nonexistent/access.log");
-        assert!(
-            AccessLog::open(config::AccessLog::Off, nowhere)
-                .unwrap()
-                .is_none()
-        );
+        assert!(AccessLog::open(config::AccessLog::Off, nowhere).unwrap().is_none());
         let fault = AccessLog::open(config::AccessLog::Squid, nowhere).unwrap_err();
         assert!(fault.to_string().contains("/nonexistent/access.log"));
     }

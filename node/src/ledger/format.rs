@@ -66,12 +66,7 @@ fn combined(r: &Record<'_>, out: &mut String) -> fmt::Result {
 fn json(r: &Record<'_>, out: &mut String) -> fmt::Result {
     out.push_str("{\"time\":\"");
     rfc3339(r.finished, out)?;
-    write!(
-        out,
-        "\",\"ms\":{},\"client\":\"{}\"",
-        r.elapsed.as_millis(),
-        r.client.to_canonical()
-    )?;
+    write!(out, "\",\"ms\":{},\"client\":\"{}\"", r.elapsed.as_millis(), r.client.to_canonical())?;
     let texts = [
         ("method", Some(r.method), TEXT_MAX),
         ("url", Some(without_user_info(r.url)), URL_MAX),
@@ -88,11 +83,7 @@ fn json(r: &Record<'_>, out: &mut String) -> fmt::Result {
             write!(out, ",\"{name}\":\"{}\"", JsonText(text, max))?;
         }
     }
-    writeln!(
-        out,
-        ",\"status\":{},\"bytes\":{},\"aborted\":{}}}",
-        r.status, r.bytes, r.aborted
-    )
+    writeln!(out, ",\"status\":{},\"bytes\":{},\"aborted\":{}}}", r.status, r.bytes, r.aborted)
 }
 
 /// A text that holds no space, quote or control character: others appear as `%XX`. Never empty.
@@ -169,9 +160,7 @@ fn bounded(text: &str, max: usize) -> (&str, &'static str) {
 /// `http://user:password@host/` without what stands before the `@`.
 fn without_user_info(url: &str) -> &str {
     let start = url.find("://").map_or(0, |at| at + 3);
-    let authority_end = url[start..]
-        .find(['/', '?', '#'])
-        .map_or(url.len(), |at| start + at);
+    let authority_end = url[start..].find(['/', '?', '#']).map_or(url.len(), |at| start + at);
     match url[start..authority_end].rfind('@') {
         // The scheme goes with it: a line without credentials matters more than a complete one.
         Some(at) => &url[start + at + 1..],
@@ -181,10 +170,7 @@ fn without_user_info(url: &str) -> &str {
 
 /// `text/html` of `text/html; charset=utf-8`; `-` when there is none.
 fn media_type(content_type: Option<&str>) -> &str {
-    match content_type
-        .and_then(|t| t.split(';').next())
-        .map(str::trim)
-    {
+    match content_type.and_then(|t| t.split(';').next()).map(str::trim) {
         Some(media_type) if !media_type.is_empty() => media_type,
         _ => "-",
     }
@@ -202,9 +188,7 @@ pub(super) fn rfc3339(at: Timestamp, out: &mut String) -> fmt::Result {
 
 /// Times beyond the year 9999 count as 1970.
 fn civil(at: Timestamp) -> jiff::Timestamp {
-    (i64::try_from(at.0).ok())
-        .and_then(|ms| jiff::Timestamp::from_millisecond(ms).ok())
-        .unwrap_or_default()
+    (i64::try_from(at.0).ok()).and_then(|ms| jiff::Timestamp::from_millisecond(ms).ok()).unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -244,9 +228,9 @@ mod tests {
     #[test]
     fn lines() {
         use config::AccessLog::*;
-        insta::assert_snapshot!(formatted(Squid, &record()), @"");
-        insta::assert_snapshot!(formatted(Combined, &record()), @"");
-        insta::assert_snapshot!(formatted(Json, &record()), @"");
+        insta::assert_snapshot!(formatted(Squid, &record()), @r##"1793526185.007     42 192.0.2.7 TCP_MISS/200 1234567 GET http://example.org/debian/pool/vim_9.1_amd64.deb - HIER_DIRECT/198.51.100.1 application/vnd.debian.binary-package"##);
+        insta::assert_snapshot!(formatted(Combined, &record()), @r##"192.0.2.7 - - [01/Nov/2026:09:43:05 +0000] "GET http://example.org/debian/pool/vim_9.1_amd64.deb HTTP/1.1" 200 1234567 "-" "Debian APT-HTTP/1.3 (3.0.3)""##);
+        insta::assert_snapshot!(formatted(Json, &record()), @r##"{"time":"2026-11-01T09:43:05.007Z","ms":42,"client":"192.0.2.7","method":"GET","url":"http://example.org/debian/pool/vim_9.1_amd64.deb","outcome":"miss","class":"package","from":"HIER_DIRECT/198.51.100.1","type":"application/vnd.debian.binary-package","user_agent":"Debian APT-HTTP/1.3 (3.0.3)","status":200,"bytes":1234567,"aborted":false}"##);
         assert_eq!(formatted(Off, &record()), "");
     }
 
@@ -259,12 +243,12 @@ mod tests {
         };
         insta::assert_snapshot!(with(&|r| {
             (r.outcome, r.from, r.content_type) = (Outcome::MemoryHit, None, Some("text/html; charset=utf-8"));
-        }), @"");
-        insta::assert_snapshot!(with(&|r| (r.aborted, r.bytes) = (true, 17)), @"");
+        }), @r##"1793526185.007     42 192.0.2.7 TCP_MEM_HIT/200 1234567 GET http://example.org/debian/pool/vim_9.1_amd64.deb - HIER_NONE/- text/html"##);
+        insta::assert_snapshot!(with(&|r| (r.aborted, r.bytes) = (true, 17)), @r##"1793526185.007     42 192.0.2.7 TCP_MISS_ABORTED/200 17 GET http://example.org/debian/pool/vim_9.1_amd64.deb - HIER_DIRECT/198.51.100.1 application/vnd.debian.binary-package"##);
         insta::assert_snapshot!(with(&|r| {
             (r.method, r.url, r.outcome, r.status) = ("CONNECT", "example.org:443", Outcome::Tunnel, 200);
             (r.content_type, r.from) = (None, Some("FIRSTUP_PARENT/squid"));
-        }), @"");
+        }), @r##"1793526185.007     42 192.0.2.7 TCP_TUNNEL/200 1234567 CONNECT example.org:443 - FIRSTUP_PARENT/squid -"##);
     }
 
     #[test]
@@ -274,9 +258,9 @@ mod tests {
         r.user_agent = Some("a\"b\\c\r\nGET");
         r.referer = Some("http://u:secret@example.org/");
         r.fault = Some("refused");
-        insta::assert_snapshot!(formatted(config::AccessLog::Squid, &r), @"");
-        insta::assert_snapshot!(formatted(config::AccessLog::Combined, &r), @"");
-        insta::assert_snapshot!(formatted(config::AccessLog::Json, &r), @"");
+        insta::assert_snapshot!(formatted(config::AccessLog::Squid, &r), @r##"1793526185.007     42 192.0.2.7 TCP_MISS/200 1234567 GET example.org/a%20b%0A%22x%C3%A9 - HIER_DIRECT/198.51.100.1 application/vnd.debian.binary-package"##);
+        insta::assert_snapshot!(formatted(config::AccessLog::Combined, &r), @r##"192.0.2.7 - - [01/Nov/2026:09:43:05 +0000] "GET example.org/a%20b%0A%22x%C3%A9 HTTP/1.1" 200 1234567 "example.org/" "a\x22b\x5Cc\x0D\x0AGET""##);
+        insta::assert_snapshot!(formatted(config::AccessLog::Json, &r), @r##"{"time":"2026-11-01T09:43:05.007Z","ms":42,"client":"192.0.2.7","method":"GET","url":"example.org/a b\u000a\"x\u00e9","outcome":"miss","class":"package","from":"HIER_DIRECT/198.51.100.1","type":"application/vnd.debian.binary-package","user_agent":"a\"b\\c\u000d\u000aGET","referer":"example.org/","fault":"refused","status":200,"bytes":1234567,"aborted":false}"##);
     }
 
     #[test]
@@ -284,11 +268,7 @@ mod tests {
         let url = format!("http://example.org/{}", "\u{e9}".repeat(9000));
         let mut r = record();
         r.url = &url;
-        for form in [
-            config::AccessLog::Squid,
-            config::AccessLog::Combined,
-            config::AccessLog::Json,
-        ] {
+        for form in [config::AccessLog::Squid, config::AccessLog::Combined, config::AccessLog::Json] {
             let line = formatted(form, &r);
             assert!(line.len() < 3 * URL_MAX + 1000, "{}", line.len());
             assert!(line.contains("..."));
@@ -300,7 +280,7 @@ mod tests {
         fn one_line_of_printable_ascii_whatever_was_sent(url in ".*", method in ".*", agent in ".*", kind in ".*") {
             let mut r = record();
             (r.url, r.method) = (&url, &method);
-            (r.user_agent, r.referer, r.content_type) = (Some(&agent), Some(&url), Some(&kind));
+            (r.user_agent, r.referer, r.content_type) = (Some(agent.as_str()), Some(url.as_str()), Some(kind.as_str()));
             for form in [config::AccessLog::Squid, config::AccessLog::Combined, config::AccessLog::Json] {
                 let line = formatted(form, &r);
                 let text = line.strip_suffix('\n').unwrap();

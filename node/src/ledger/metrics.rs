@@ -20,75 +20,33 @@ pub fn render(ledger: &Ledger, status: &Status, health: &Health) -> String {
 fn info(page: &mut Page, status: &Status, health: &Health) {
     let node = &status.node;
     page.family("imirror_info", "gauge", "The node; always 1.");
-    page.sample(
-        &[
-            ("name", &node.name),
-            ("id", &node.id),
-            ("version", &node.version),
-        ],
-        1,
-    );
-    page.family(
-        "imirror_start_time_seconds",
-        "gauge",
-        "When the node started, since 1970.",
-    );
+    page.sample(&[("name", &node.name), ("id", &node.id), ("version", &node.version)], 1);
+    page.family("imirror_start_time_seconds", "gauge", "When the node started, since 1970.");
     page.sample(&[], node.started.0 as f64 / 1000.0);
     page.family("imirror_cache_objects", "gauge", "Objects in the store.");
     page.sample(&[], status.cache.objects);
     page.family("imirror_cache_bytes", "gauge", "Bytes in the store.");
     page.sample(&[], status.cache.bytes);
-    page.family(
-        "imirror_cache_limit_bytes",
-        "gauge",
-        "Bytes that the store may hold.",
-    );
+    page.family("imirror_cache_limit_bytes", "gauge", "Bytes that the store may hold.");
     page.sample(&[], status.cache.limit_bytes);
     page.family("imirror_flights", "gauge", "Downloads in progress.");
     page.sample(&[], status.flights.len());
-    page.family(
-        "imirror_site_nodes",
-        "gauge",
-        "Nodes of the site that are alive.",
-    );
-    page.sample(
-        &[],
-        status
-            .site
-            .nodes
-            .iter()
-            .filter(|n| n.state == "alive")
-            .count(),
-    );
-    page.family(
-        "imirror_degraded",
-        "gauge",
-        "Reasons why the node does less than it should.",
-    );
+    page.family("imirror_site_nodes", "gauge", "Nodes of the site that are alive.");
+    page.sample(&[], status.site.nodes.iter().filter(|n| n.state == "alive").count());
+    page.family("imirror_degraded", "gauge", "Reasons why the node does less than it should.");
     page.sample(&[], health.degraded.len());
-    page.family(
-        "imirror_upstreams_unreachable",
-        "gauge",
-        "Hosts remembered as unreachable.",
-    );
+    page.family("imirror_upstreams_unreachable", "gauge", "Hosts remembered as unreachable.");
     page.sample(&[], health.unreachable.len());
 }
 
 fn requests(page: &mut Page, ledger: &Ledger) {
-    page.family(
-        "imirror_requests_total",
-        "counter",
-        "Requests that are over, by outcome and class.",
-    );
+    page.family("imirror_requests_total", "counter", "Requests that are over, by outcome and class.");
     for outcome in Outcome::ALL {
         for subject in Subject::ALL {
             let count = ledger.counters.requests(outcome, subject);
             // Most pairs never occur; a family of zeros helps nobody.
             if count > 0 {
-                page.sample(
-                    &[("outcome", outcome.word()), ("class", subject.word())],
-                    count,
-                );
+                page.sample(&[("outcome", outcome.word()), ("class", subject.word())], count);
             }
         }
     }
@@ -99,22 +57,11 @@ fn requests(page: &mut Page, ledger: &Ledger) {
 }
 
 fn bytes(page: &mut Page, ledger: &Ledger) {
-    page.family(
-        "imirror_sent_bytes_total",
-        "counter",
-        "Bytes of bodies sent to clients, by class.",
-    );
+    page.family("imirror_sent_bytes_total", "counter", "Bytes of bodies sent to clients, by class.");
     for subject in Subject::ALL {
-        page.sample(
-            &[("class", subject.word())],
-            ledger.counters.bytes_to_clients(subject),
-        );
+        page.sample(&[("class", subject.word())], ledger.counters.bytes_to_clients(subject));
     }
-    page.family(
-        "imirror_source_bytes_total",
-        "counter",
-        "Bytes of bodies by where they came from.",
-    );
+    page.family("imirror_source_bytes_total", "counter", "Bytes of bodies by where they came from.");
     let sources = [
         ("memory", Amount::BytesFromMemory),
         ("disk", Amount::BytesFromDisk),
@@ -125,21 +72,9 @@ fn bytes(page: &mut Page, ledger: &Ledger) {
         page.sample(&[("source", source)], ledger.counters.amount(amount));
     }
     let families = [
-        (
-            "imirror_peers_sent_bytes_total",
-            "Bytes of objects sent to peers.",
-            Amount::BytesToPeers,
-        ),
-        (
-            "imirror_tunnel_bytes_total",
-            "Bytes through tunnels, both ways.",
-            Amount::BytesTunnelled,
-        ),
-        (
-            "imirror_evicted_bytes_total",
-            "Bytes dropped for want of room.",
-            Amount::BytesEvicted,
-        ),
+        ("imirror_peers_sent_bytes_total", "Bytes of objects sent to peers.", Amount::BytesToPeers),
+        ("imirror_tunnel_bytes_total", "Bytes through tunnels, both ways.", Amount::BytesTunnelled),
+        ("imirror_evicted_bytes_total", "Bytes dropped for want of room.", Amount::BytesEvicted),
     ];
     for (name, help, amount) in families {
         page.family(name, "counter", help);
@@ -149,31 +84,15 @@ fn bytes(page: &mut Page, ledger: &Ledger) {
 
 fn events(page: &mut Page, ledger: &Ledger) {
     let families = [
-        (
-            "imirror_revalidations_total",
-            "Questions to upstream whether an object is current.",
-            Amount::Revalidations,
-        ),
-        (
-            "imirror_client_aborts_total",
-            "Clients that went before their answer was complete.",
-            Amount::ClientAborts,
-        ),
-        (
-            "imirror_evictions_total",
-            "Objects dropped for want of room.",
-            Amount::Evictions,
-        ),
+        ("imirror_revalidations_total", "Questions to upstream whether an object is current.", Amount::Revalidations),
+        ("imirror_client_aborts_total", "Clients that went before their answer was complete.", Amount::ClientAborts),
+        ("imirror_evictions_total", "Objects dropped for want of room.", Amount::Evictions),
     ];
     for (name, help, amount) in families {
         page.family(name, "counter", help);
         page.sample(&[], ledger.counters.amount(amount));
     }
-    page.family(
-        "imirror_access_log_dropped_total",
-        "counter",
-        "Lines of the access log that were lost.",
-    );
+    page.family("imirror_access_log_dropped_total", "counter", "Lines of the access log that were lost.");
     page.sample(&[], ledger.access_log().map_or(0, |log| log.dropped()));
 }
 
@@ -189,19 +108,12 @@ impl Page {
     /// A sample of the family that was begun last.
     fn sample(&mut self, labels: &[(&str, &str)], value: impl Display) {
         let name = match self.0.rfind("# TYPE ") {
-            Some(at) => self.0[at + 7..]
-                .split(' ')
-                .next()
-                .unwrap_or_default()
-                .to_owned(),
+            Some(at) => self.0[at + 7..].split(' ').next().unwrap_or_default().to_owned(),
             None => return,
         };
         self.0.push_str(&name);
         for (i, (label, text)) in labels.iter().enumerate() {
-            let text = text
-                .replace('\\', r"\\")
-                .replace('"', "\\\"")
-                .replace('\n', r"\n");
+            let text = text.replace('\\', r"\\").replace('"', "\\\"").replace('\n', r"\n");
             let open = if i == 0 { '{' } else { ',' };
             let _ = write!(self.0, "{open}{label}=\"{text}\"");
         }

@@ -68,10 +68,7 @@ pub struct Ledger {
 impl Ledger {
     /// A ledger that writes lines to this access log, if any.
     pub fn new(access_log: Option<AccessLog>) -> Arc<Self> {
-        Arc::new(Self {
-            access_log,
-            ..Self::default()
-        })
+        Arc::new(Self { access_log, ..Self::default() })
     }
 
     /// Counts a request that is over and writes its line. Its bytes are counted by [`Ledger::sent`] as they go.
@@ -136,9 +133,7 @@ impl Ledger {
     pub fn traffic(&self) -> Traffic {
         let requests = |wanted: &dyn Fn(Outcome) -> bool| -> u64 {
             let outcomes = Outcome::ALL.into_iter().filter(|o| wanted(*o));
-            outcomes
-                .flat_map(|o| Subject::ALL.map(|s| self.counters.requests(o, s)))
-                .sum()
+            outcomes.flat_map(|o| Subject::ALL.map(|s| self.counters.requests(o, s))).sum()
         };
         let is = |outcome: Outcome| requests(&|o| o == outcome);
         Traffic {
@@ -230,10 +225,7 @@ mod tests {
     #[test]
     fn faults_are_counted_by_label() {
         let ledger = Ledger::new(None);
-        let failed = Record {
-            fault: Some("refused"),
-            ..record(Outcome::Error, Subject::Other)
-        };
+        let failed = Record { fault: Some("refused"), ..record(Outcome::Error, Subject::Other) };
         ledger.record(&failed);
         ledger.failed(&Fault::bad_request("x"));
         ledger.record(&failed);

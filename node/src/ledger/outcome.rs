@@ -112,10 +112,7 @@ impl Outcome {
 
     /// Did the content come from this node, or from a download that was under way for another?
     pub fn is_hit(self) -> bool {
-        matches!(
-            self,
-            Self::MemoryHit | Self::Hit | Self::Collapsed | Self::RefreshUnmodified
-        )
+        matches!(self, Self::MemoryHit | Self::Hit | Self::Collapsed | Self::RefreshUnmodified)
     }
 }
 
@@ -134,13 +131,7 @@ pub enum Subject {
 
 impl Subject {
     /// All of them, in the order of their numbers.
-    pub const ALL: [Self; 5] = [
-        Self::Package,
-        Self::ImmutableMetadata,
-        Self::MutableMetadata,
-        Self::Other,
-        Self::Own,
-    ];
+    pub const ALL: [Self; 5] = [Self::Package, Self::ImmutableMetadata, Self::MutableMetadata, Self::Other, Self::Own];
 
     /// The word in metrics and in the JSON log.
     pub fn word(self) -> &'static str {
@@ -186,17 +177,11 @@ mod tests {
     fn numbers_are_places_and_words_are_the_serialised_ones() {
         for (place, outcome) in Outcome::ALL.into_iter().enumerate() {
             assert_eq!(outcome as usize, place);
-            assert_eq!(
-                serde_json::to_string(&outcome).unwrap(),
-                format!("\"{}\"", outcome.word())
-            );
+            assert_eq!(serde_json::to_string(&outcome).unwrap(), format!("\"{}\"", outcome.word()));
         }
         for (place, subject) in Subject::ALL.into_iter().enumerate() {
             assert_eq!(subject as usize, place);
-            assert_eq!(
-                serde_json::to_string(&subject).unwrap(),
-                format!("\"{}\"", subject.word())
-            );
+            assert_eq!(serde_json::to_string(&subject).unwrap(), format!("\"{}\"", subject.word()));
         }
     }
 
@@ -204,10 +189,7 @@ mod tests {
     fn analysers_see_a_hit_where_no_upstream_byte_was_paid_for() {
         for outcome in Outcome::ALL.into_iter().filter(|o| o.is_hit()) {
             let code = outcome.squid_code(200);
-            assert!(
-                code.contains("HIT") || code.contains("UNMODIFIED"),
-                "{code}"
-            );
+            assert!(code.contains("HIT") || code.contains("UNMODIFIED"), "{code}");
         }
         assert_eq!(Outcome::Miss.squid_code(200), "TCP_MISS");
         assert_eq!(Outcome::Hit.squid_code(304), "TCP_IMS_HIT");
@@ -218,14 +200,8 @@ mod tests {
     #[test]
     fn hierarchy_codes() {
         let mapped: IpAddr = "::ffff:192.0.2.1".parse().unwrap();
-        assert_eq!(
-            Hierarchy::Direct(mapped).to_string(),
-            "HIER_DIRECT/192.0.2.1"
-        );
-        assert_eq!(
-            Hierarchy::Parent("squid").to_string(),
-            "FIRSTUP_PARENT/squid"
-        );
+        assert_eq!(Hierarchy::Direct(mapped).to_string(), "HIER_DIRECT/192.0.2.1");
+        assert_eq!(Hierarchy::Parent("squid").to_string(), "FIRSTUP_PARENT/squid");
         assert_eq!(Hierarchy::Sibling("lab2").to_string(), "SIBLING_HIT/lab2");
         assert_eq!(Hierarchy::None.to_string(), "HIER_NONE/-");
     }

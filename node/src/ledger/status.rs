@@ -41,11 +41,7 @@ impl Status {
                     load: 0.25,
                 }],
             },
-            cache: Cache {
-                objects: 4711,
-                bytes: 12 << 30,
-                limit_bytes: 50 << 30,
-            },
+            cache: Cache { objects: 4711, bytes: 12 << 30, limit_bytes: 50 << 30 },
             traffic: Traffic {
                 requests: 1000,
                 hits: 800,
@@ -260,21 +256,10 @@ mod tests {
             names.sort();
             names
         };
-        assert_eq!(
-            names(&json),
-            [
-                "cache", "flights", "helper", "node", "popular", "repos", "site", "traffic"
-            ]
-        );
-        assert_eq!(
-            names(&json["node"]),
-            ["address", "id", "name", "started", "version"]
-        );
+        assert_eq!(names(&json), ["cache", "flights", "helper", "node", "popular", "repos", "site", "traffic"]);
+        assert_eq!(names(&json["node"]), ["address", "id", "name", "started", "version"]);
         assert_eq!(names(&json["site"]), ["id", "nodes"]);
-        assert_eq!(
-            names(&json["site"]["nodes"][0]),
-            ["address", "bytes", "id", "load", "name", "objects", "state"]
-        );
+        assert_eq!(names(&json["site"]["nodes"][0]), ["address", "bytes", "id", "load", "name", "objects", "state"]);
         assert_eq!(names(&json["cache"]), ["bytes", "limit_bytes", "objects"]);
         assert_eq!(
             names(&json["traffic"]),
@@ -294,9 +279,6 @@ mod tests {
             ]
         );
         assert_eq!(json["node"]["started"], "2026-11-01T09:43:05.007Z");
-        assert_eq!(
-            serde_json::from_value::<Status>(json).unwrap(),
-            Status::example()
-        );
+        assert_eq!(serde_json::from_value::<Status>(json).unwrap(), Status::example());
     }
 }

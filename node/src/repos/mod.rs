@@ -22,7 +22,8 @@ impl Configured {
     pub fn new(repos: &BTreeMap<String, Repo>) -> Result<Self, Fault> {
         let mut configured = BTreeMap::new();
         for (name, repo) in repos {
-            let bases: Result<Vec<_>, _> = repo.upstreams.iter().map(|base| Url::parse(base.trim_end_matches('/'))).collect();
+            let bases: Result<Vec<_>, _> =
+                repo.upstreams.iter().map(|base| Url::parse(base.trim_end_matches('/'))).collect();
             let bases = bases.map_err(|e| Fault::bad_request(format!("[repos.{name}] upstreams: {e}")))?;
             configured.insert(name.clone(), bases);
         }
@@ -69,7 +70,10 @@ mod tests {
     #[test]
     fn mirrors_of_one_repository_share_their_keys() {
         let repo = Repo {
-            upstreams: vec!["https://mirror1.example.org/pub/fedora/".into(), "http://mirror2.example.org/fedora".into()],
+            upstreams: vec![
+                "https://mirror1.example.org/pub/fedora/".into(),
+                "http://mirror2.example.org/fedora".into(),
+            ],
             metalink: None,
         };
         let repos = Configured::new(&BTreeMap::from([("fedora".to_owned(), repo)])).unwrap();

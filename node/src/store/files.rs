@@ -133,13 +133,8 @@ pub(super) fn unsealed(bytes: &[u8]) -> Option<&[u8]> {
 /// Replaces a file as a whole: readers see the old one or the new one.
 pub(super) fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let new = path.with_extension(format!("{}.new", path.extension().and_then(|e| e.to_str()).unwrap_or_default()));
-    let mut file = OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o600)
-        .custom_flags(nofollow())
-        .open(&new)?;
+    let mut file =
+        OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).custom_flags(nofollow()).open(&new)?;
     file.write_all(bytes)?;
     fs::rename(&new, path)
 }

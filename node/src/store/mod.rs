@@ -559,4 +559,3 @@ async fn blocking<T: Send + 'static>(
 ) -> Result<T, Fault> {
     tasks::blocking(name, work).await.unwrap_or_else(|panic| Err(Fault::internal(panic.to_string())))
 }
-

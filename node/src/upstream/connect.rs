@@ -70,7 +70,10 @@ impl Connector {
             }
             Some(parent) => {
                 self.judge_name(url.host(), url.port())?;
-                (Box::new(self.dial_parent(parent, patience).await?) as Box<dyn Stream>, Hop::Parent(parent.host.clone()))
+                (
+                    Box::new(self.dial_parent(parent, patience).await?) as Box<dyn Stream>,
+                    Hop::Parent(parent.host.clone()),
+                )
             }
             None => {
                 let (stream, address) = self.dial(url.host(), url.port(), patience).await?;
@@ -92,7 +95,12 @@ impl Connector {
     }
 
     /// A stream for CONNECT: straight to the host, or through the parent.
-    pub(super) async fn tunnel(&self, host: &str, port: u16, patience: Duration) -> Result<(Box<dyn Stream>, Hop), Fault> {
+    pub(super) async fn tunnel(
+        &self,
+        host: &str,
+        port: u16,
+        patience: Duration,
+    ) -> Result<(Box<dyn Stream>, Hop), Fault> {
         match self.parent(host) {
             Some(parent) => {
                 let stream = self.tunnel_through(parent, host, port, patience).await?;
@@ -135,7 +143,8 @@ impl Connector {
 
     /// Through a parent the parent resolves; what can be judged by its text is judged all the same.
     fn judge_name(&self, host: &str, port: u16) -> Result<(), Fault> {
-        let forbidden = |why: &str| Err(Fault::new(Cause::DestinationForbidden { detail: format!("{host}: {why}").into() }));
+        let forbidden =
+            |why: &str| Err(Fault::new(Cause::DestinationForbidden { detail: format!("{host}: {why}").into() }));
         if host == "localhost" || host.ends_with(".localhost") {
             return forbidden("this machine is not contacted");
         }
@@ -153,9 +162,8 @@ impl Connector {
         patience: Duration,
     ) -> Result<Box<dyn Stream>, Fault> {
         self.judge_name(host, port)?;
-        let failed = |detail: String| {
-            Fault::new(Cause::Parent { proxy: parent.host.as_str().into(), detail: detail.into() })
-        };
+        let failed =
+            |detail: String| Fault::new(Cause::Parent { proxy: parent.host.as_str().into(), detail: detail.into() });
         let mut stream = self.dial_parent(parent, patience).await?;
         let host = if host.contains(':') { format!("[{host}]") } else { host.to_owned() };
         let credentials = authorization(parent).map(|v| format!("Proxy-Authorization: {v}\r\n")).unwrap_or_default();
@@ -340,7 +348,8 @@ mod tests {
             ("0177.0.0.1", Some("127.0.0.1")),
             ("192.0.2.1", Some("192.0.2.1")),
             ("::1", Some("::1")),
-            ("10.65536", None),
+            ("10.65536", Some("10.1.0.0")),
+            ("10.16777216", None),
             ("1.2.3.4.5", None),
             ("example.org", None),
             ("256.1.1.1", None),

@@ -28,11 +28,19 @@ pub fn judge(address: IpAddr, port: u16, allow: &[AllowedDestination], own: &Own
     }
     let refused = match address {
         IpAddr::V4(v4) => {
-            v4.is_loopback() || v4.is_unspecified() || v4.octets()[0] == 0 || v4.is_link_local() || v4.is_multicast()
+            v4.is_loopback()
+                || v4.is_unspecified()
+                || v4.octets()[0] == 0
+                || v4.is_link_local()
+                || v4.is_multicast()
                 || v4.is_broadcast()
         }
         IpAddr::V6(v6) => {
-            v6.is_loopback() || v6.is_unspecified() || v6.is_unicast_link_local() || v6.is_multicast() || is_metadata(v6)
+            v6.is_loopback()
+                || v6.is_unspecified()
+                || v6.is_unicast_link_local()
+                || v6.is_multicast()
+                || is_metadata(v6)
         }
     };
     match refused {

@@ -13,8 +13,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{
-    AUTHORIZATION, CONNECTION, CONTENT_LENGTH, COOKIE, HOST, HeaderName, IF_MATCH, IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_RANGE,
-    IF_UNMODIFIED_SINCE, LOCATION, PROXY_AUTHORIZATION, RANGE, TE, TRAILER, TRANSFER_ENCODING, UPGRADE,
+    AUTHORIZATION, CONNECTION, CONTENT_LENGTH, COOKIE, HOST, HeaderName, IF_MATCH, IF_MODIFIED_SINCE, IF_NONE_MATCH,
+    IF_RANGE, IF_UNMODIFIED_SINCE, LOCATION, PROXY_AUTHORIZATION, RANGE, TE, TRAILER, TRANSFER_ENCODING, UPGRADE,
 };
 use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri};
 use http_body_util::combinators::UnsyncBoxBody;
@@ -120,9 +120,8 @@ impl Upstreams {
             let redirect = matches!(answer.status.as_u16(), 301 | 302 | 303 | 307 | 308);
             let Some(location) = answer.fields.get(LOCATION).filter(|_| redirect) else { return Ok(answer) };
             let host = request.url.host().to_owned();
-            let malformed = |detail: &str| {
-                Fault::new(Cause::Malformed { host: host.as_str().into(), detail: detail.into() })
-            };
+            let malformed =
+                |detail: &str| Fault::new(Cause::Malformed { host: host.as_str().into(), detail: detail.into() });
             let location = location.to_str().map_err(|_| malformed("a Location that is no URL"))?;
             let target = resolve(&request.url, location).ok_or_else(|| malformed("a Location that is no URL"))?;
             if seen.contains(&target) || seen.len() > REDIRECTS_MAX {
@@ -311,7 +310,10 @@ fn host_of(url: &Url) -> String {
 
 fn counts_as_down(fault: &Fault) -> bool {
     use Cause::*;
-    matches!(fault.cause, NameNotFound { .. } | Refused { .. } | NoConnection { .. } | Tls { .. } | NoAnswer { .. } | Parent { .. })
+    matches!(
+        fault.cause,
+        NameNotFound { .. } | Refused { .. } | NoConnection { .. } | Tls { .. } | NoAnswer { .. } | Parent { .. }
+    )
 }
 
 fn no_head(host: &Arc<str>, error: &hyper::Error) -> Fault {
@@ -337,7 +339,9 @@ pub fn strip_hop_by_hop(fields: &mut HeaderMap) {
     for name in named {
         fields.remove(name);
     }
-    for name in [CONNECTION, TE, TRAILER, TRANSFER_ENCODING, UPGRADE, PROXY_AUTHORIZATION, http::header::PROXY_AUTHENTICATE] {
+    for name in
+        [CONNECTION, TE, TRAILER, TRANSFER_ENCODING, UPGRADE, PROXY_AUTHORIZATION, http::header::PROXY_AUTHENTICATE]
+    {
         fields.remove(name);
     }
     for name in ["keep-alive", "proxy-connection", "http2-settings"] {
