@@ -28,7 +28,7 @@ use crate::ledger::{AccessLog, Ledger, metrics};
 use crate::os::clock::{Clock, Timestamp};
 use crate::os::{net, tasks};
 use crate::repos::Configured;
-use crate::store::{self, Store};
+use crate::store::{self, Entry, Store};
 use crate::upstream::{Own, Upstreams};
 
 /// After a stop was asked for, clients have this long to get the rest of their answers.
@@ -223,17 +223,16 @@ impl Operations for Parts {
             let url = Url::parse(&url).map_err(|e| Fault::bad_request(e.to_string()))?;
             let named = self.repos.resolve(&url);
             let (classified, entry, would) = self.journey.explain(&named.key).await;
-            let stored = match entry {
-                Some(entry) => Some(StoredObject {
-                    object: entry.object.to_string(),
-                    bytes: entry.size,
-                    stored_at: entry.stored_at,
-                    confirmed_at: entry.confirmed_at(),
-                    in_memory: self.journey.store().lookup_hot(&entry.key).is_some_and(|(_, blob)| blob.in_memory()),
-                    digest: entry.digest.as_ref().map(ToString::to_string),
-                }),
-                None => None,
-            };
+            let in_memory =
+                |entry: &Entry| self.journey.store().lookup_hot(&entry.key).is_some_and(|(_, blob)| blob.in_memory());
+            let stored = entry.map(|entry| StoredObject {
+                object: entry.object.to_string(),
+                bytes: entry.size,
+                stored_at: entry.stored_at,
+                confirmed_at: entry.confirmed_at(),
+                in_memory: in_memory(&entry),
+                digest: entry.digest.as_ref().map(ToString::to_string),
+            });
             let flight = self.status().flights.into_iter().find(|flight| flight.url == named.key.as_str());
             Ok(Lookup {
                 url: url.to_string(),

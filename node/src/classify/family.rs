@@ -41,7 +41,7 @@ fn rpm(name: &str, parent: &str, query: Option<&str>) -> Found {
     }
     let lists =
         matches!(name, "metalink" | "mirrorlist" | "metalink.xml") && query.is_some_and(|q| q.contains("repo="));
-    let yast = (name == "media" && parent == "media.1") || (name == "products" && parent == "media.1");
+    let yast = matches!(name, "media" | "products") && parent == "media.1";
     (lists || yast).then_some((Format::Rpm, Class::MutableMetadata, None))
 }
 

@@ -417,7 +417,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("imirror.toml");
         std::fs::write(&path, text).unwrap();
-        let loaded = load(&[path.clone()], &folders(), "host", &|_| None);
+        let loaded = load(std::slice::from_ref(&path), &folders(), "host", &|_| None);
         loaded.map_err(|e| e.0.replace(path.to_str().unwrap(), "FILE"))
     }
 

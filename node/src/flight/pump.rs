@@ -76,7 +76,7 @@ async fn fly(flights: &Flights, flight: &Arc<Flight>, answer: Answer, from: u64)
             Err(fault) => attempts.after(flight, fault).await?,
         }
         match next_transfer(flights, flight, &mut attempts).await? {
-            Next::Transfer(next) => transfer = next,
+            Next::Transfer(next) => transfer = *next,
             Next::Complete(total) => break total,
         }
     };
@@ -85,7 +85,7 @@ async fn fly(flights: &Flights, flight: &Arc<Flight>, answer: Answer, from: u64)
 
 /// What follows when a transfer has ended.
 enum Next {
-    Transfer(Transfer),
+    Transfer(Box<Transfer>),
     Complete(u64),
 }
 
@@ -95,7 +95,7 @@ async fn next_transfer(flights: &Flights, flight: &Flight, attempts: &mut Attemp
             NextGap::Complete(total) => return Ok(Next::Complete(total)),
             NextGap::UnderWay => flight.wait_for_news().await,
             NextGap::From(gap) => match ask_again(flights, flight, gap, attempts.source).await {
-                Ok(transfer) => return Ok(Next::Transfer(transfer)),
+                Ok(transfer) => return Ok(Next::Transfer(Box::new(transfer))),
                 Err(fault) => attempts.after(flight, fault).await?,
             },
         }
@@ -381,8 +381,11 @@ async fn fetch_aside(flights: &Flights, flight: &Flight, gap: Range<u64>) -> Res
 /// Hashes behind the writer. Small contents are hashed at the end, where a thread would cost more than the hash.
 struct Hasher {
     growing: Arc<Growing>,
-    behind: Option<(mpsc::SyncSender<()>, tokio::task::JoinHandle<Result<(), Fault>>)>,
+    behind: Option<Behind>,
 }
+
+/// How to wake the hashing thread, and its end.
+type Behind = (mpsc::SyncSender<()>, tokio::task::JoinHandle<Result<(), Fault>>);
 
 impl Hasher {
     fn start(flight: &Flight) -> Self {
