@@ -263,10 +263,6 @@ impl Flight {
         if complete { NextGap::Complete(total) } else { NextGap::UnderWay }
     }
 
-    fn is_complete(&self) -> bool {
-        self.growing.total().is_some_and(|total| self.growing.missing(0..total).is_none())
-    }
-
     /// The first part of a gap that no side request is fetching.
     fn free_part(&self, gap: Range<u64>) -> Option<Range<u64>> {
         let side = self.side();
