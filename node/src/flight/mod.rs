@@ -72,6 +72,7 @@ pub struct Flight {
     /// Bytes have arrived, or the phase has changed.
     news: Notify,
     readers: AtomicUsize,
+    had_readers: AtomicBool,
     side: Mutex<SideRequests>,
     source: Mutex<Arc<str>>,
 }
@@ -145,6 +146,7 @@ impl Flights {
             phase: Mutex::new(Phase::Flying),
             news: Notify::new(),
             readers: AtomicUsize::new(0),
+            had_readers: AtomicBool::new(false),
             side: Mutex::default(),
             source: Mutex::new(answer.via.to_string().into()),
             growing,
@@ -176,6 +178,8 @@ impl Flights {
         if let Phase::Failed(fault) = &phase {
             let worthless =
                 matches!(fault.cause, Cause::Changed { .. } | Cause::WrongDigest { .. } | Cause::TooLarge { .. });
+            // Where a body of unknown length broke off nobody can say what is missing.
+            let worthless = worthless || flight.growing.total().is_none();
             let growing = flight.growing.clone();
             let _ = tasks::blocking("end a download", move || {
                 if worthless || growing.suspend().is_err() {

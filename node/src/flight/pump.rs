@@ -300,7 +300,10 @@ impl Flight {
                 }
             }
         };
-        tokio::time::timeout(LONELY_MAX, somebody)
+        // A body without a known end may have none: it goes with its last reader.
+        let endless = self.growing.total().is_none() && self.had_readers.load(Ordering::Relaxed);
+        let patience = if endless { Duration::ZERO } else { LONELY_MAX };
+        tokio::time::timeout(patience, somebody)
             .await
             .map_err(|_| Fault::internal("all clients left and it was not worth going on"))
     }
