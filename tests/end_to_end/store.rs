@@ -150,5 +150,5 @@ fn two_nodes_never_share_a_folder_and_wrong_settings_are_named() {
         .unwrap();
     let text = String::from_utf8(wrong.stderr).unwrap();
     assert_eq!(wrong.status.code(), Some(2), "{text}");
-    assert!(text.contains("wrong.toml:2: unknown field `listen_on`"), "{text}");
+    assert!(text.contains("wrong.toml:2: unknown key `listen_on`"), "{text}");
 }
