@@ -57,11 +57,7 @@ pub enum Cause {
     /// Upstream has another version now than the one being downloaded.
     Changed { host: Arc<str> },
     /// The bytes do not match the digest that the repository names.
-    WrongDigest {
-        host: Arc<str>,
-        expected: Arc<str>,
-        got: Arc<str>,
-    },
+    WrongDigest { host: Arc<str>, expected: Arc<str>, got: Arc<str> },
     /// An address, port or scheme that this node must not contact for anyone.
     DestinationForbidden { detail: Arc<str> },
     /// The parent proxy refused or failed.
@@ -105,36 +101,24 @@ impl Fault {
             | NoAnswer { .. }
             | Parent { .. } => (Whose::Upstream, Retry::OtherSource),
             Stalled { .. } | Truncated { .. } => (Whose::Upstream, Retry::SameSource),
-            Malformed { .. }
-            | Status { .. }
-            | Changed { .. }
-            | WrongDigest { .. }
-            | RedirectLoop { .. } => (Whose::Upstream, Retry::OtherSource),
-            DestinationForbidden { .. } | BadRequest { .. } | ForwardingLoop => {
-                (Whose::Client, Retry::Never)
+            Malformed { .. } | Status { .. } | Changed { .. } | WrongDigest { .. } | RedirectLoop { .. } => {
+                (Whose::Upstream, Retry::OtherSource)
             }
+            DestinationForbidden { .. } | BadRequest { .. } | ForwardingLoop => (Whose::Client, Retry::Never),
             TooLarge { .. } | Internal { .. } => (Whose::Ours, Retry::Never),
             DiskFull { .. } | Disk { .. } | Corrupt { .. } => (Whose::Disk, Retry::OtherSource),
         };
-        Self {
-            whose,
-            retry,
-            cause,
-        }
+        Self { whose, retry, cause }
     }
 
     /// A bug or limit of ours, in words.
     pub fn internal(detail: impl Into<Arc<str>>) -> Self {
-        Self::new(Cause::Internal {
-            detail: detail.into(),
-        })
+        Self::new(Cause::Internal { detail: detail.into() })
     }
 
     /// The client's request is wrong, in words.
     pub fn bad_request(detail: impl Into<Arc<str>>) -> Self {
-        Self::new(Cause::BadRequest {
-            detail: detail.into(),
-        })
+        Self::new(Cause::BadRequest { detail: detail.into() })
     }
 
     /// What a failed file operation means. `what` names the operation and the file.
@@ -170,9 +154,7 @@ impl Fault {
         use Cause::*;
         use http::StatusCode as S;
         match &self.cause {
-            NameNotFound { .. } | NoConnection { .. } | NoAnswer { .. } | Stalled { .. } => {
-                S::GATEWAY_TIMEOUT
-            }
+            NameNotFound { .. } | NoConnection { .. } | NoAnswer { .. } | Stalled { .. } => S::GATEWAY_TIMEOUT,
             Status { status, .. } => S::from_u16(*status).unwrap_or(S::BAD_GATEWAY),
             Refused { .. }
             | Tls { .. }
@@ -237,15 +219,8 @@ impl fmt::Display for Cause {
             Malformed { host, detail } => write!(f, "{host} sent a malformed answer: {detail}"),
             Status { host, status } => write!(f, "{host} answered {status}"),
             Changed { host } => write!(f, "{host} has another version now"),
-            WrongDigest {
-                host,
-                expected,
-                got,
-            } => {
-                write!(
-                    f,
-                    "{host} sent wrong bytes: the repository names {expected}, they are {got}"
-                )
+            WrongDigest { host, expected, got } => {
+                write!(f, "{host} sent wrong bytes: the repository names {expected}, they are {got}")
             }
             DestinationForbidden { detail } => write!(f, "not permitted: {detail}"),
             Parent { proxy, detail } => write!(f, "the parent proxy {proxy} failed: {detail}"),

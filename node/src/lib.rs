@@ -11,4 +11,22 @@ pub mod fault;
 
 pub mod config;
 
+pub mod ledger;
+
 pub mod classify;
+
+pub mod repos;
+
+pub mod store;
+
+pub mod upstream;
+
+pub mod flight;
+
+pub mod journey;
+
+pub mod door;
+
+pub mod daemon;
+
+pub mod cli;

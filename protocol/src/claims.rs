@@ -80,11 +80,7 @@ struct Participant {
 
 impl Scene<'_> {
     /// The home of `key` and its deputy, but for those that were silent lately.
-    fn homes(
-        &self,
-        key: Key,
-        silent: &BTreeMap<NodeId, Instant>,
-    ) -> (Option<NodeId>, Option<NodeId>) {
+    fn homes(&self, key: Key, silent: &BTreeMap<NodeId, Instant>) -> (Option<NodeId>, Option<NodeId>) {
         let speaks = |node: &NodeId| silent.get(node).is_none_or(|until| *until <= self.now);
         home_and_deputy(key, self.homes.iter().copied().filter(speaks))
     }
@@ -92,13 +88,7 @@ impl Scene<'_> {
 
 impl Claims {
     /// This node wants `key` and no peer has it; or following `broken` failed.
-    pub(crate) fn claim(
-        &mut self,
-        scene: &Scene<'_>,
-        key: Key,
-        broken: Option<NodeId>,
-        out: &mut Outbox,
-    ) {
+    pub(crate) fn claim(&mut self, scene: &Scene<'_>, key: Key, broken: Option<NodeId>, out: &mut Outbox) {
         let (home, deputy) = scene.homes(key, &self.silent_until);
         match home {
             Some(home) if home == scene.own => {
@@ -107,15 +97,7 @@ impl Claims {
             }
             Some(home) if self.asked.len() < FLIGHTS_MAX => {
                 out.send(home, Message::Claim(key, broken));
-                self.asked.insert(
-                    key,
-                    Asked {
-                        broken,
-                        home,
-                        deputy,
-                        until: scene.now + PATIENCE,
-                    },
-                );
+                self.asked.insert(key, Asked { broken, home, deputy, until: scene.now + PATIENCE });
             }
             _ => out.push(Output::Granted { key, shared: false }),
         }
@@ -135,14 +117,7 @@ impl Claims {
     }
 
     /// A home has answered.
-    pub(crate) fn verdict(
-        &mut self,
-        scene: &Scene<'_>,
-        from: NodeId,
-        key: Key,
-        verdict: Verdict,
-        out: &mut Outbox,
-    ) {
+    pub(crate) fn verdict(&mut self, scene: &Scene<'_>, from: NodeId, key: Key, verdict: Verdict, out: &mut Outbox) {
         self.silent_until.remove(&from);
         if self.asked.get(&key).is_some_and(|asked| asked.home == from) {
             self.asked.remove(&key);
@@ -168,11 +143,7 @@ impl Claims {
     /// A flight that this node granted, or is told of, has ended.
     pub(crate) fn ended_at(&mut self, now: Instant, from: NodeId, key: Key, stored: bool) {
         if !stored {
-            if self
-                .flights
-                .get(&key)
-                .is_some_and(|flight| flight.fetcher() == from)
-            {
+            if self.flights.get(&key).is_some_and(|flight| flight.fetcher() == from) {
                 self.flights.remove(&key);
             }
             return;
@@ -180,11 +151,7 @@ impl Claims {
         if !self.flights.contains_key(&key) {
             self.open(now, key, from);
         }
-        if let Some(flight) = self
-            .flights
-            .get_mut(&key)
-            .filter(|flight| flight.fetcher() == from)
-        {
+        if let Some(flight) = self.flights.get_mut(&key).filter(|flight| flight.fetcher() == from) {
             flight.landed = true;
             flight.until = now + AFTERGLOW;
         }
@@ -213,31 +180,22 @@ impl Claims {
 
     /// A member is gone: what it fetched is free to be claimed.
     pub(crate) fn gone(&mut self, node: NodeId) {
-        self.flights
-            .retain(|_, flight| flight.fetcher() != node || flight.landed);
+        self.flights.retain(|_, flight| flight.fetcher() != node || flight.landed);
         for flight in self.flights.values_mut() {
             flight.remove(node);
         }
-        self.flights
-            .retain(|_, flight| !flight.participants.is_empty());
+        self.flights.retain(|_, flight| !flight.participants.is_empty());
         self.silent_until.remove(&node);
     }
 
     pub(crate) fn deadline(&self) -> Option<Instant> {
         let asked = self.asked.values().map(|asked| asked.until).min();
-        asked
-            .into_iter()
-            .chain((!self.leases.is_empty()).then_some(self.renew_at))
-            .min()
+        asked.into_iter().chain((!self.leases.is_empty()).then_some(self.renew_at)).min()
     }
 
     pub(crate) fn advance(&mut self, scene: &Scene<'_>, out: &mut Outbox) {
-        let silent: Vec<Key> = self
-            .asked
-            .iter()
-            .filter(|(_, asked)| asked.until <= scene.now)
-            .map(|(key, _)| *key)
-            .collect();
+        let silent: Vec<Key> =
+            self.asked.iter().filter(|(_, asked)| asked.until <= scene.now).map(|(key, _)| *key).collect();
         for key in silent {
             self.pass_over(scene, key, out);
         }
@@ -270,15 +228,7 @@ impl Claims {
             }
             Some(deputy) => {
                 out.send(deputy, Message::Claim(key, asked.broken));
-                self.asked.insert(
-                    key,
-                    Asked {
-                        home: deputy,
-                        deputy: None,
-                        until: scene.now + PATIENCE,
-                        ..asked
-                    },
-                );
+                self.asked.insert(key, Asked { home: deputy, deputy: None, until: scene.now + PATIENCE, ..asked });
             }
             None => {
                 // Not shared, but told as soon as somebody listens.
@@ -305,11 +255,7 @@ impl Claims {
         }
         self.leases.insert(key, ());
         let (home, deputy) = scene.homes(key, &self.silent_until);
-        self.tell(
-            scene,
-            home.into_iter().chain(deputy).map(|node| (node, key)),
-            out,
-        );
+        self.tell(scene, home.into_iter().chain(deputy).map(|node| (node, key)), out);
     }
 
     fn renew(&mut self, scene: &Scene<'_>, out: &mut Outbox) {
@@ -322,12 +268,7 @@ impl Claims {
         self.tell(scene, tell, out);
     }
 
-    fn tell(
-        &mut self,
-        scene: &Scene<'_>,
-        keys: impl IntoIterator<Item = (NodeId, Key)>,
-        out: &mut Outbox,
-    ) {
+    fn tell(&mut self, scene: &Scene<'_>, keys: impl IntoIterator<Item = (NodeId, Key)>, out: &mut Outbox) {
         let mut lists: BTreeMap<NodeId, Vec<Key>> = BTreeMap::new();
         for (node, key) in keys {
             lists.entry(node).or_default().push(key);
@@ -344,19 +285,9 @@ impl Claims {
     }
 
     /// What a home says.
-    fn judge(
-        &mut self,
-        scene: &Scene<'_>,
-        asker: NodeId,
-        key: Key,
-        broken: Option<NodeId>,
-    ) -> Verdict {
+    fn judge(&mut self, scene: &Scene<'_>, asker: NodeId, key: Key, broken: Option<NodeId>) -> Verdict {
         let now = scene.now;
-        if let Some(flight) = self
-            .flights
-            .get_mut(&key)
-            .filter(|flight| now < flight.until)
-        {
+        if let Some(flight) = self.flights.get_mut(&key).filter(|flight| now < flight.until) {
             if let Some(broken) = broken {
                 flight.remove(broken);
             }
@@ -378,16 +309,8 @@ impl Claims {
 
 impl Flight {
     fn of(fetcher: NodeId, now: Instant) -> Self {
-        let root = Participant {
-            node: fetcher,
-            parent: fetcher,
-            children: 0,
-        };
-        Self {
-            participants: alloc::vec![root],
-            until: now + LEASE,
-            landed: false,
-        }
+        let root = Participant { node: fetcher, parent: fetcher, children: 0 };
+        Self { participants: alloc::vec![root], until: now + LEASE, landed: false }
     }
 
     fn fetcher(&self) -> NodeId {
@@ -398,24 +321,15 @@ impl Flight {
     fn seat(&mut self, asker: NodeId) -> NodeId {
         let found = (0..self.participants.len())
             .find(|place| {
-                self.participants[*place].children < FANOUT
-                    && !self.reads_from(self.participants[*place].node, asker)
+                self.participants[*place].children < FANOUT && !self.reads_from(self.participants[*place].node, asker)
             })
             .unwrap_or(0);
         self.participants[found].children += 1;
         let parent = self.participants[found].node;
-        if let Some(known) = self
-            .participants
-            .iter_mut()
-            .find(|participant| participant.node == asker)
-        {
+        if let Some(known) = self.participants.iter_mut().find(|participant| participant.node == asker) {
             known.parent = parent;
         } else if self.participants.len() < PARTICIPANTS_MAX {
-            self.participants.push(Participant {
-                node: asker,
-                parent,
-                children: 0,
-            });
+            self.participants.push(Participant { node: asker, parent, children: 0 });
         }
         parent
     }
@@ -427,11 +341,7 @@ impl Flight {
             if at == source {
                 return true;
             }
-            match self
-                .participants
-                .iter()
-                .find(|participant| participant.node == at)
-            {
+            match self.participants.iter().find(|participant| participant.node == at) {
                 Some(participant) if participant.parent != at => at = participant.parent,
                 _ => return false,
             }
@@ -450,27 +360,18 @@ impl Flight {
         else {
             return;
         };
-        if let Some(parent) = self
-            .participants
-            .iter_mut()
-            .find(|participant| participant.node == parent)
-        {
+        if let Some(parent) = self.participants.iter_mut().find(|participant| participant.node == parent) {
             parent.children = parent.children.saturating_sub(1);
         }
     }
 
     /// Strikes a node that broke. Without a fetcher the flight is over: the next who asks is granted.
     fn remove(&mut self, node: NodeId) {
-        if self
-            .participants
-            .first()
-            .is_some_and(|fetcher| fetcher.node == node)
-        {
+        if self.participants.first().is_some_and(|fetcher| fetcher.node == node) {
             self.participants.clear();
         } else {
             self.detach(node);
-            self.participants
-                .retain(|participant| participant.node != node);
+            self.participants.retain(|participant| participant.node != node);
         }
     }
 }
@@ -491,35 +392,17 @@ mod tests {
 
     fn home_with_claims(askers: impl Iterator<Item = u8>) -> (Claims, Vec<Verdict>) {
         let (mut claims, homes) = (Claims::default(), [node(1)]);
-        let scene = Scene {
-            now: at(0),
-            own: node(1),
-            homes: &homes,
-        };
-        let verdicts = askers
-            .map(|asker| claims.judge(&scene, node(asker), KEY, None))
-            .collect();
+        let scene = Scene { now: at(0), own: node(1), homes: &homes };
+        let verdicts = askers.map(|asker| claims.judge(&scene, node(asker), KEY, None)).collect();
         (claims, verdicts)
     }
 
     #[test]
     fn one_is_granted_and_nobody_feeds_more_than_four() {
         let (_, verdicts) = home_with_claims(2..=100);
-        assert_eq!(
-            verdicts
-                .iter()
-                .filter(|verdict| **verdict == Verdict::Granted)
-                .count(),
-            1
-        );
+        assert_eq!(verdicts.iter().filter(|verdict| **verdict == Verdict::Granted).count(), 1);
         for source in 2..=100 {
-            assert!(
-                verdicts
-                    .iter()
-                    .filter(|verdict| **verdict == Verdict::Follow(node(source)))
-                    .count()
-                    <= FANOUT
-            );
+            assert!(verdicts.iter().filter(|verdict| **verdict == Verdict::Follow(node(source))).count() <= FANOUT);
         }
     }
 
@@ -527,30 +410,16 @@ mod tests {
     fn a_broken_fetcher_is_replaced_by_the_first_who_says_so() {
         let (mut claims, _) = home_with_claims(2..=9);
         let homes = [node(1)];
-        let scene = Scene {
-            now: at(10),
-            own: node(1),
-            homes: &homes,
-        };
-        assert_eq!(
-            claims.judge(&scene, node(3), KEY, Some(node(2))),
-            Verdict::Granted
-        );
-        assert_eq!(
-            claims.judge(&scene, node(4), KEY, Some(node(2))),
-            Verdict::Follow(node(3))
-        );
+        let scene = Scene { now: at(10), own: node(1), homes: &homes };
+        assert_eq!(claims.judge(&scene, node(3), KEY, Some(node(2))), Verdict::Granted);
+        assert_eq!(claims.judge(&scene, node(4), KEY, Some(node(2))), Verdict::Follow(node(3)));
     }
 
     #[test]
     fn nobody_is_made_to_follow_its_own_followers() {
         let (mut claims, _) = home_with_claims(2..=40);
         let homes = [node(1)];
-        let scene = Scene {
-            now: at(10),
-            own: node(1),
-            homes: &homes,
-        };
+        let scene = Scene { now: at(10), own: node(1), homes: &homes };
         for asker in (3..=40).chain(3..=40) {
             claims.judge(&scene, node(asker), KEY, Some(node(200)));
             let flight = &claims.flights[&KEY];
@@ -565,33 +434,14 @@ mod tests {
     fn leases_end_without_renewal_and_a_landing_is_remembered() {
         let (mut claims, _) = home_with_claims(2..=2);
         let homes = [node(1)];
-        let later = Scene {
-            now: at(1900),
-            own: node(1),
-            homes: &homes,
-        };
+        let later = Scene { now: at(1900), own: node(1), homes: &homes };
         claims.renewed(later.now, node(2), &[KEY]);
-        let scene = Scene {
-            now: at(3800),
-            ..later
-        };
-        assert_eq!(
-            claims.judge(&scene, node(3), KEY, None),
-            Verdict::Follow(node(2))
-        );
+        let scene = Scene { now: at(3800), ..later };
+        assert_eq!(claims.judge(&scene, node(3), KEY, None), Verdict::Follow(node(2)));
         claims.ended_at(scene.now, node(2), KEY, true);
-        let scene = Scene {
-            now: at(13_000),
-            ..scene
-        };
-        assert_eq!(
-            claims.judge(&scene, node(4), KEY, None),
-            Verdict::Follow(node(2))
-        );
-        let scene = Scene {
-            now: at(14_000),
-            ..scene
-        };
+        let scene = Scene { now: at(13_000), ..scene };
+        assert_eq!(claims.judge(&scene, node(4), KEY, None), Verdict::Follow(node(2)));
+        let scene = Scene { now: at(14_000), ..scene };
         assert_eq!(claims.judge(&scene, node(5), KEY, None), Verdict::Granted);
     }
 
@@ -599,41 +449,18 @@ mod tests {
     fn a_silent_home_is_passed_over_and_then_nobody_is_waited_for() {
         let homes = [node(1), node(2), node(3)];
         let (first, second) = home_and_deputy(KEY, homes);
-        let own = homes
-            .into_iter()
-            .find(|node| Some(*node) != first && Some(*node) != second)
-            .unwrap();
+        let own = homes.into_iter().find(|node| Some(*node) != first && Some(*node) != second).unwrap();
         let (mut claims, mut out) = (Claims::default(), Outbox::default());
-        let scene = |now| Scene {
-            now,
-            own,
-            homes: &homes,
-        };
+        let scene = |now| Scene { now, own, homes: &homes };
         claims.claim(&scene(at(0)), KEY, None, &mut out);
-        assert_eq!(
-            out.messages(),
-            [(first.unwrap(), Message::Claim(KEY, None))]
-        );
+        assert_eq!(out.messages(), [(first.unwrap(), Message::Claim(KEY, None))]);
         assert_eq!(claims.deadline(), Some(at(50)));
         claims.advance(&scene(at(50)), &mut out);
-        assert_eq!(
-            out.messages(),
-            [(second.unwrap(), Message::Claim(KEY, None))]
-        );
+        assert_eq!(out.messages(), [(second.unwrap(), Message::Claim(KEY, None))]);
         claims.advance(&scene(at(100)), &mut out);
-        assert!(core::iter::from_fn(|| out.pop()).any(|output| output
-            == Output::Granted {
-                key: KEY,
-                shared: false
-            }));
+        assert!(core::iter::from_fn(|| out.pop()).any(|output| output == Output::Granted { key: KEY, shared: false }));
         // A late answer changes nothing any more.
-        claims.verdict(
-            &scene(at(101)),
-            second.unwrap(),
-            KEY,
-            Verdict::Follow(node(7)),
-            &mut out,
-        );
+        claims.verdict(&scene(at(101)), second.unwrap(), KEY, Verdict::Follow(node(7)), &mut out);
         assert_eq!(out.pop(), None);
     }
 }

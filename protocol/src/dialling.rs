@@ -49,42 +49,18 @@ impl Dialling {
             }
             return;
         }
-        let unknown = || {
-            self.candidates
-                .iter()
-                .filter(|(_, candidate)| candidate.peer.is_none())
-        };
+        let unknown = || self.candidates.iter().filter(|(_, candidate)| candidate.peer.is_none());
         if unknown().count() >= UNKNOWN_MAX {
-            let stale = unknown()
-                .min_by_key(|(address, candidate)| (candidate.heard, **address))
-                .map(|(address, _)| *address);
+            let stale =
+                unknown().min_by_key(|(address, candidate)| (candidate.heard, **address)).map(|(address, _)| *address);
             stale.map(|address| self.candidates.remove(&address));
         }
-        self.candidates.insert(
-            address,
-            Candidate {
-                peer: None,
-                failures: 0,
-                next: now,
-                open: false,
-                heard: now,
-            },
-        );
+        self.candidates.insert(address, Candidate { peer: None, failures: 0, next: now, open: false, heard: now });
     }
 
     /// `peer` may be reached at `address`.
-    pub(crate) fn lives_at(
-        &mut self,
-        now: Instant,
-        own: NodeId,
-        peer: NodeId,
-        address: SocketAddr,
-    ) {
-        let next = if own.keeps_own_dial(peer) {
-            now
-        } else {
-            now + COURTESY
-        };
+    pub(crate) fn lives_at(&mut self, now: Instant, own: NodeId, peer: NodeId, address: SocketAddr) {
+        let next = if own.keeps_own_dial(peer) { now } else { now + COURTESY };
         if self.candidates.len() >= ADDRESSES_MAX && !self.candidates.contains_key(&address) {
             return;
         }
@@ -102,37 +78,20 @@ impl Dialling {
     /// `peer` answered at `address`.
     pub(crate) fn connected(&mut self, now: Instant, peer: NodeId, address: SocketAddr) {
         if self.candidates.len() < ADDRESSES_MAX || self.candidates.contains_key(&address) {
-            self.candidates.insert(
-                address,
-                Candidate {
-                    peer: Some(peer),
-                    failures: 0,
-                    next: now,
-                    open: false,
-                    heard: now,
-                },
-            );
+            self.candidates
+                .insert(address, Candidate { peer: Some(peer), failures: 0, next: now, open: false, heard: now });
         }
     }
 
     /// A connection broke: try again soon, wherever the peer was last known.
     pub(crate) fn disconnected(&mut self, now: Instant, peer: NodeId, random: &mut Random) {
-        for candidate in self
-            .candidates
-            .values_mut()
-            .filter(|candidate| candidate.peer == Some(peer))
-        {
+        for candidate in self.candidates.values_mut().filter(|candidate| candidate.peer == Some(peer)) {
             candidate.next = now + random.jitter(FIRST_RETRY / 4);
         }
     }
 
     /// Nobody answered. Returns who should have.
-    pub(crate) fn failed(
-        &mut self,
-        now: Instant,
-        address: SocketAddr,
-        random: &mut Random,
-    ) -> Option<NodeId> {
+    pub(crate) fn failed(&mut self, now: Instant, address: SocketAddr, random: &mut Random) -> Option<NodeId> {
         let candidate = self.candidates.get_mut(&address)?;
         candidate.open = false;
         candidate.failures = candidate.failures.saturating_add(1);
@@ -156,16 +115,8 @@ impl Dialling {
     }
 
     /// The addresses to dial now.
-    pub(crate) fn due(
-        &mut self,
-        now: Instant,
-        connected: impl Fn(NodeId) -> bool,
-    ) -> Vec<SocketAddr> {
-        let mut open = self
-            .candidates
-            .values()
-            .filter(|candidate| candidate.open && now < candidate.next)
-            .count();
+    pub(crate) fn due(&mut self, now: Instant, connected: impl Fn(NodeId) -> bool) -> Vec<SocketAddr> {
+        let mut open = self.candidates.values().filter(|candidate| candidate.open && now < candidate.next).count();
         let mut dials = Vec::new();
         for (address, candidate) in &mut self.candidates {
             if open >= OPEN_MAX {
@@ -182,14 +133,11 @@ impl Dialling {
     }
 
     pub(crate) fn deadline(&self, connected: impl Fn(NodeId) -> bool) -> Option<Instant> {
-        let open = self
+        let open = self.candidates.values().filter(|candidate| candidate.open).count();
+        let waits = self
             .candidates
             .values()
-            .filter(|candidate| candidate.open)
-            .count();
-        let waits = self.candidates.values().filter(|candidate| {
-            !candidate.peer.is_some_and(&connected) && (candidate.open || open < OPEN_MAX)
-        });
+            .filter(|candidate| !candidate.peer.is_some_and(&connected) && (candidate.open || open < OPEN_MAX));
         waits.map(|candidate| candidate.next).min()
     }
 }

@@ -52,23 +52,14 @@ impl Geometry {
     /// The shape for `count` keys and half as many again.
     pub fn fitting(count: u64) -> Self {
         let count = usize::try_from(count).unwrap_or(usize::MAX).max(64);
-        let page_bits = (count / 1024)
-            .checked_ilog2()
-            .map_or(0, |bits| (bits + 1).min(u32::from(Self::PAGE_BITS_MAX)));
-        let buckets = (count >> page_bits)
-            .div_ceil(LOAD_NEW)
-            .min(usize::from(Self::BUCKETS_MAX));
-        Self {
-            page_bits: page_bits as u8,
-            buckets: buckets as u16,
-        }
+        let page_bits = (count / 1024).checked_ilog2().map_or(0, |bits| (bits + 1).min(u32::from(Self::PAGE_BITS_MAX)));
+        let buckets = (count >> page_bits).div_ceil(LOAD_NEW).min(usize::from(Self::BUCKETS_MAX));
+        Self { page_bits: page_bits as u8, buckets: buckets as u16 }
     }
 
     /// Whether these numbers, which may come from a peer, make a table.
     pub const fn is_valid(self) -> bool {
-        self.page_bits <= Self::PAGE_BITS_MAX
-            && self.buckets >= 1
-            && self.buckets <= Self::BUCKETS_MAX
+        self.page_bits <= Self::PAGE_BITS_MAX && self.buckets >= 1 && self.buckets <= Self::BUCKETS_MAX
     }
 
     /// The number of pages.
@@ -85,11 +76,7 @@ impl Geometry {
     /// The first hash and the last that belong to `page`.
     pub const fn hashes_of(self, page: usize) -> (u64, u64) {
         let width = u64::MAX >> self.page_bits;
-        let first = if self.page_bits == 0 {
-            0
-        } else {
-            (page as u64) << (64 - self.page_bits)
-        };
+        let first = if self.page_bits == 0 { 0 } else { (page as u64) << (64 - self.page_bits) };
         (first, first + width)
     }
 
@@ -102,15 +89,8 @@ impl Geometry {
 impl Table {
     /// An empty table for about `count` keys. `geometry` must be valid.
     pub fn new(geometry: Geometry) -> Self {
-        debug_assert!(
-            geometry.is_valid(),
-            "geometries from outside are checked at the wire"
-        );
-        Self {
-            geometry,
-            pages: vec![Page::default(); geometry.pages()],
-            len: 0,
-        }
+        debug_assert!(geometry.is_valid(), "geometries from outside are checked at the wire");
+        Self { geometry, pages: vec![Page::default(); geometry.pages()], len: 0 }
     }
 
     /// Remembers `hash` once more. False, and nothing done, when its bucket is full, which random hashes never bring about.
@@ -169,8 +149,7 @@ impl Table {
 
     /// Memory in use, in bytes.
     pub fn bytes(&self) -> usize {
-        let page =
-            |page: &Page| size_of::<Page>() + page.counts.len() + page.remainders.capacity() * 2;
+        let page = |page: &Page| size_of::<Page>() + page.counts.len() + page.remainders.capacity() * 2;
         self.pages.iter().map(page).sum::<usize>() + size_of::<Self>()
     }
 }
@@ -187,21 +166,14 @@ impl Page {
 
     /// A page that a peer described: `counts` of remainders for each bucket, the `remainders` as pairs of bytes, little end first.
     /// `None` when the parts don't fit each other or the geometry.
-    pub fn from_parts(
-        geometry: Geometry,
-        counts: &[u8],
-        remainders: &[u8],
-        sum: u64,
-    ) -> Option<Self> {
+    pub fn from_parts(geometry: Geometry, counts: &[u8], remainders: &[u8], sum: u64) -> Option<Self> {
         let total: usize = counts.iter().map(|count| usize::from(*count)).sum();
         let bucketed = counts.len() == usize::from(geometry.buckets) || counts.is_empty();
         if !bucketed || total * 2 != remainders.len() {
             return None;
         }
-        let remainders: Vec<u16> = remainders
-            .chunks_exact(2)
-            .map(|pair| u16::from_le_bytes([pair[0], pair[1]]))
-            .collect();
+        let remainders: Vec<u16> =
+            remainders.chunks_exact(2).map(|pair| u16::from_le_bytes([pair[0], pair[1]])).collect();
         let mut from = 0;
         for count in counts {
             let bucket = &remainders[from..from + usize::from(*count)];
@@ -210,20 +182,12 @@ impl Page {
             }
             from += bucket.len();
         }
-        Some(Self {
-            counts: counts.into(),
-            remainders,
-            sum,
-        })
+        Some(Self { counts: counts.into(), remainders, sum })
     }
 
     /// What [`Self::from_parts`] makes a page of: counts, remainders, check sum.
     pub fn parts(&self) -> (&[u8], Vec<u8>, u64) {
-        let remainders = self
-            .remainders
-            .iter()
-            .flat_map(|remainder| remainder.to_le_bytes())
-            .collect();
+        let remainders = self.remainders.iter().flat_map(|remainder| remainder.to_le_bytes()).collect();
         (&self.counts, remainders, self.sum)
     }
 
@@ -269,10 +233,7 @@ impl Page {
         let Some(count) = self.counts.get(bucket) else {
             return (bucket, 0, 0);
         };
-        let start = self.counts[..bucket]
-            .iter()
-            .map(|count| usize::from(*count))
-            .sum();
+        let start = self.counts[..bucket].iter().map(|count| usize::from(*count)).sum();
         (bucket, start, start + usize::from(*count))
     }
 }
@@ -310,9 +271,7 @@ mod tests {
         while !table.outgrown() {
             table.insert(random.next());
         }
-        let wrong = (0..1_000_000)
-            .filter(|_| table.contains(random.next()))
-            .count();
+        let wrong = (0..1_000_000).filter(|_| table.contains(random.next())).count();
         assert!(wrong < 220, "{wrong} of a million when full");
     }
 
@@ -330,18 +289,12 @@ mod tests {
     #[test]
     fn pages_cover_all_hashes_once() {
         for page_bits in 0..=8 {
-            let geometry = Geometry {
-                page_bits,
-                buckets: 9,
-            };
+            let geometry = Geometry { page_bits, buckets: 9 };
             let mut next = 0u64;
             for page in 0..geometry.pages() {
                 let (first, last) = geometry.hashes_of(page);
                 assert_eq!(first, next);
-                assert_eq!(
-                    (geometry.page_of(first), geometry.page_of(last)),
-                    (page, page)
-                );
+                assert_eq!((geometry.page_of(first), geometry.page_of(last)), (page, page));
                 next = last.wrapping_add(1);
             }
             assert_eq!(next, 0);

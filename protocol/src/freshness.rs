@@ -57,14 +57,7 @@ impl Confirmations {
     }
 
     /// A peer wants to know.
-    pub(crate) fn asked(
-        &mut self,
-        now: Instant,
-        from: NodeId,
-        key: Key,
-        age: u32,
-        out: &mut Outbox,
-    ) {
+    pub(crate) fn asked(&mut self, now: Instant, from: NodeId, key: Key, age: u32, out: &mut Outbox) {
         let answer = self.judge(now, from, key, Duration::from_millis(u64::from(age)));
         out.send(from, Message::Freshness(key, answer));
     }
@@ -86,9 +79,7 @@ impl Confirmations {
         out: &mut Outbox,
     ) {
         match home(key, scene.homes.iter().copied()) {
-            Some(home) if home != scene.own => {
-                out.send(home, Message::Confirmed(key, version, millis(ago)))
-            }
+            Some(home) if home != scene.own => out.send(home, Message::Confirmed(key, version, millis(ago))),
             _ => self.reported(scene, scene.own, key, version, millis(ago), out),
         }
     }
@@ -112,8 +103,7 @@ impl Confirmations {
         let waiting = core::mem::take(&mut known.waiting);
         if let Some(version) = version {
             let before = Duration::from_millis(u64::from(ago));
-            let asked_at =
-                Instant::from_micros(now.as_micros().saturating_sub(before.as_micros() as u64));
+            let asked_at = Instant::from_micros(now.as_micros().saturating_sub(before.as_micros() as u64));
             if known.confirmed.is_none_or(|(_, at, _)| at <= asked_at) {
                 known.confirmed = Some((version, asked_at, from));
             }
@@ -122,11 +112,7 @@ impl Confirmations {
             // Those who waited are told what there is; where there is nothing, the first of them asks and the others wait on.
             let answer = version.map_or_else(
                 || self.judge(now, node, key, Duration::ZERO),
-                |version| Freshness::Known {
-                    version,
-                    age: ago,
-                    by: from,
-                },
+                |version| Freshness::Known { version, age: ago, by: from },
             );
             if node == scene.own {
                 self.asked.remove(&key);
@@ -143,12 +129,7 @@ impl Confirmations {
 
     /// Whoever has waited long enough asks upstream.
     pub(crate) fn advance(&mut self, now: Instant, out: &mut Outbox) {
-        let late: Vec<Key> = self
-            .asked
-            .iter()
-            .filter(|(_, until)| **until <= now)
-            .map(|(key, _)| *key)
-            .collect();
+        let late: Vec<Key> = self.asked.iter().filter(|(_, until)| **until <= now).map(|(key, _)| *key).collect();
         for key in late {
             self.asked.remove(&key);
             out.push(Output::AskUpstream(key));
@@ -158,9 +139,7 @@ impl Confirmations {
     /// Forgets what is old; once a second will do.
     pub(crate) fn tidy(&mut self, now: Instant) {
         self.known.retain(|_, known| {
-            let remembered = known
-                .confirmed
-                .is_some_and(|(_, at, _)| now.since(at) < REMEMBERED);
+            let remembered = known.confirmed.is_some_and(|(_, at, _)| now.since(at) < REMEMBERED);
             remembered || known.asking.is_some_and(|(_, until)| now < until)
         });
     }
@@ -172,12 +151,7 @@ impl Confirmations {
                 self.asked.insert(key, now + WAIT);
             }
             Freshness::Known { version, age, by } => {
-                out.push(Output::Fresh {
-                    key,
-                    version,
-                    age: Duration::from_millis(u64::from(age)),
-                    by,
-                });
+                out.push(Output::Fresh { key, version, age: Duration::from_millis(u64::from(age)), by });
             }
         }
     }
@@ -187,17 +161,10 @@ impl Confirmations {
             return Freshness::Yourself;
         }
         let known = self.known.entry(key).or_default();
-        if let Some((version, at, by)) = known.confirmed.filter(|(_, at, _)| now.since(*at) <= age)
-        {
-            return Freshness::Known {
-                version,
-                age: millis(now.since(at)),
-                by,
-            };
+        if let Some((version, at, by)) = known.confirmed.filter(|(_, at, _)| now.since(*at) <= age) {
+            return Freshness::Known { version, age: millis(now.since(at)), by };
         }
-        let others = known
-            .asking
-            .is_some_and(|(node, until)| node != asker && now < until);
+        let others = known.asking.is_some_and(|(node, until)| node != asker && now < until);
         if others && known.waiting.len() < WAITING_MAX {
             if !known.waiting.contains(&asker) {
                 known.waiting.push(asker);
@@ -236,52 +203,20 @@ mod tests {
         for asker in 2..=5 {
             home.asked(at(0), node(asker), KEY, 1000, &mut out);
         }
-        let answers: Vec<_> = out
-            .messages()
-            .into_iter()
-            .map(|(_, message)| message)
-            .collect();
+        let answers: Vec<_> = out.messages().into_iter().map(|(_, message)| message).collect();
         assert_eq!(answers[0], Message::Freshness(KEY, Freshness::Yourself));
-        assert!(
-            answers[1..]
-                .iter()
-                .all(|answer| *answer == Message::Freshness(KEY, Freshness::Wait))
-        );
-        let scene = Scene {
-            now: at(300),
-            own: node(1),
-            homes: &homes,
-        };
+        assert!(answers[1..].iter().all(|answer| *answer == Message::Freshness(KEY, Freshness::Wait)));
+        let scene = Scene { now: at(300), own: node(1), homes: &homes };
         home.reported(&scene, node(2), KEY, Some(VERSION), 250, &mut out);
-        let known = Message::Freshness(
-            KEY,
-            Freshness::Known {
-                version: VERSION,
-                age: 250,
-                by: node(2),
-            },
-        );
-        assert_eq!(
-            out.messages(),
-            [3, 4, 5].map(|asker| (node(asker), known.clone()))
-        );
+        let known = Message::Freshness(KEY, Freshness::Known { version: VERSION, age: 250, by: node(2) });
+        assert_eq!(out.messages(), [3, 4, 5].map(|asker| (node(asker), known.clone())));
         home.asked(at(500), node(6), KEY, 1000, &mut out);
         assert_eq!(
             out.messages()[0].1,
-            Message::Freshness(
-                KEY,
-                Freshness::Known {
-                    version: VERSION,
-                    age: 450,
-                    by: node(2)
-                }
-            )
+            Message::Freshness(KEY, Freshness::Known { version: VERSION, age: 450, by: node(2) })
         );
         home.asked(at(1051), node(6), KEY, 1000, &mut out);
-        assert_eq!(
-            out.messages()[0].1,
-            Message::Freshness(KEY, Freshness::Yourself)
-        );
+        assert_eq!(out.messages()[0].1, Message::Freshness(KEY, Freshness::Yourself));
     }
 
     #[test]
@@ -290,46 +225,16 @@ mod tests {
         let homes = [node(1)];
         (2..=4).for_each(|asker| home.asked(at(0), node(asker), KEY, 0, &mut out));
         out.messages();
-        home.reported(
-            &Scene {
-                now: at(10),
-                own: node(1),
-                homes: &homes,
-            },
-            node(2),
-            KEY,
-            None,
-            10,
-            &mut out,
-        );
-        let answers: Vec<_> = out
-            .messages()
-            .into_iter()
-            .map(|(_, message)| message)
-            .collect();
-        assert_eq!(
-            answers,
-            [
-                Message::Freshness(KEY, Freshness::Yourself),
-                Message::Freshness(KEY, Freshness::Wait)
-            ]
-        );
+        home.reported(&Scene { now: at(10), own: node(1), homes: &homes }, node(2), KEY, None, 10, &mut out);
+        let answers: Vec<_> = out.messages().into_iter().map(|(_, message)| message).collect();
+        assert_eq!(answers, [Message::Freshness(KEY, Freshness::Yourself), Message::Freshness(KEY, Freshness::Wait)]);
     }
 
     #[test]
     fn a_silent_home_is_not_waited_for() {
         let (mut asker, mut out) = (Confirmations::default(), Outbox::default());
         let homes = [node(1)];
-        asker.confirm(
-            &Scene {
-                now: at(0),
-                own: node(2),
-                homes: &homes,
-            },
-            KEY,
-            Duration::from_secs(1),
-            &mut out,
-        );
+        asker.confirm(&Scene { now: at(0), own: node(2), homes: &homes }, KEY, Duration::from_secs(1), &mut out);
         assert_eq!(asker.deadline(), Some(at(50)));
         out.messages();
         asker.advance(at(50), &mut out);

@@ -30,10 +30,7 @@ pub(crate) struct Heads {
 impl Heads {
     /// Takes note of a head. True when it is news, which is then passed on in rounds that suit a site of `members` nodes.
     pub(crate) fn learn(&mut self, now: Instant, head: Head, members: usize) -> bool {
-        let known = self
-            .newest
-            .get(&head.node)
-            .map(|known| (known.epoch, known.beat));
+        let known = self.newest.get(&head.node).map(|known| (known.epoch, known.beat));
         let news = known.is_none_or(|known| (head.epoch, head.beat) > known);
         if news {
             self.newest.insert(head.node, head);
@@ -61,29 +58,15 @@ impl Heads {
     }
 
     /// Passes the newest news on.
-    pub(crate) fn round(
-        &mut self,
-        now: Instant,
-        connected: &[NodeId],
-        random: &mut Random,
-        out: &mut Outbox,
-    ) {
+    pub(crate) fn round(&mut self, now: Instant, connected: &[NodeId], random: &mut Random, out: &mut Outbox) {
         if self.rumours.is_empty() || now < self.next_round {
             return;
         }
         self.next_round = now + ROUND;
-        let mut freshest: Vec<(u8, NodeId)> = self
-            .rumours
-            .iter()
-            .map(|(node, rounds)| (*rounds, *node))
-            .collect();
+        let mut freshest: Vec<(u8, NodeId)> = self.rumours.iter().map(|(node, rounds)| (*rounds, *node)).collect();
         freshest.sort_unstable_by_key(|(rounds, node)| (core::cmp::Reverse(*rounds), *node));
         freshest.truncate(HEADS_MAX);
-        let message = Message::Heads(Few::of(
-            freshest
-                .iter()
-                .filter_map(|(_, node)| self.newest.get(node).copied()),
-        ));
+        let message = Message::Heads(Few::of(freshest.iter().filter_map(|(_, node)| self.newest.get(node).copied())));
         for peer in random.pick(connected, FANOUT) {
             out.send(peer, message.clone());
         }

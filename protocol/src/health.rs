@@ -71,13 +71,8 @@ struct Conduct {
 
 impl Health {
     fn of(&mut self, now: Instant, peer: NodeId) -> &mut Conduct {
-        let default = || Conduct {
-            blame: Counter::new(now),
-            open: 0,
-            busy_until: now,
-            banished_until: now,
-            first_byte: None,
-        };
+        let default =
+            || Conduct { blame: Counter::new(now), open: 0, busy_until: now, banished_until: now, first_byte: None };
         self.peers.entry(peer).or_insert_with(default)
     }
 
@@ -90,11 +85,7 @@ impl Health {
         conduct.open = conduct.open.saturating_sub(1);
         match outcome {
             Outcome::Served(first) => {
-                conduct.first_byte = Some(
-                    conduct
-                        .first_byte
-                        .map_or(first, |smooth| (smooth * 7 + first) / 8),
-                );
+                conduct.first_byte = Some(conduct.first_byte.map_or(first, |smooth| (smooth * 7 + first) / 8));
             }
             // Fingerprints err now and then.
             Outcome::NotHere => conduct.blame.add(now, REQUEST / 4),
@@ -117,14 +108,11 @@ impl Health {
     }
 
     pub(crate) fn forget(&mut self, now: Instant, peer: NodeId) {
-        self.peers
-            .retain(|id, conduct| *id != peer || conduct.banished_until > now);
+        self.peers.retain(|id, conduct| *id != peer || conduct.banished_until > now);
     }
 
     pub(crate) fn is_banished(&self, now: Instant, peer: NodeId) -> bool {
-        self.peers
-            .get(&peer)
-            .is_some_and(|conduct| conduct.banished_until > now)
+        self.peers.get(&peer).is_some_and(|conduct| conduct.banished_until > now)
     }
 
     /// Smaller is better: doubtful last, then by load; equals are told apart by the key, so that different keys ask different peers.
@@ -139,12 +127,7 @@ impl Health {
     }
 
     /// The sources among `holders`, which come with their loads.
-    pub(crate) fn sources(
-        &self,
-        now: Instant,
-        key: Key,
-        holders: impl Iterator<Item = (NodeId, u8)>,
-    ) -> Vec<Source> {
+    pub(crate) fn sources(&self, now: Instant, key: Key, holders: impl Iterator<Item = (NodeId, u8)>) -> Vec<Source> {
         let mut ranked: Vec<_> = holders
             .filter(|(peer, _)| !self.is_banished(now, *peer))
             .map(|(peer, load)| (self.rank(now, peer, load, key), peer))
@@ -153,10 +136,7 @@ impl Health {
         ranked.truncate(SOURCES_MAX);
         ranked
             .into_iter()
-            .map(|((doubtful, ..), peer)| Source {
-                peer,
-                hedge_after: self.hedge_after(peer, doubtful),
-            })
+            .map(|((doubtful, ..), peer)| Source { peer, hedge_after: self.hedge_after(peer, doubtful) })
             .collect()
     }
 
@@ -164,11 +144,7 @@ impl Health {
         if doubtful {
             return Duration::from_millis(50);
         }
-        let usual = self
-            .peers
-            .get(&peer)
-            .and_then(|conduct| conduct.first_byte)
-            .unwrap_or(Duration::from_millis(25));
+        let usual = self.peers.get(&peer).and_then(|conduct| conduct.first_byte).unwrap_or(Duration::from_millis(25));
         (usual * 4).clamp(Duration::from_millis(100), Duration::from_millis(250))
     }
 }
@@ -181,33 +157,18 @@ mod tests {
     const KEY: Key = Key([1; 16]);
 
     fn order(health: &Health, now: Instant, loads: &[(u8, u8)]) -> Vec<u8> {
-        let holders = loads
-            .iter()
-            .map(|(node, load)| (NodeId([*node; 16]), *load));
-        health
-            .sources(now, KEY, holders)
-            .iter()
-            .map(|source| source.peer.0[0])
-            .collect()
+        let holders = loads.iter().map(|(node, load)| (NodeId([*node; 16]), *load));
+        health.sources(now, KEY, holders).iter().map(|source| source.peer.0[0]).collect()
     }
 
     #[test]
     fn the_idle_are_asked_before_the_busy_and_the_doubtful_last() {
         let mut health = Health::default();
-        assert_eq!(
-            order(&health, NOW, &[(1, 200), (2, 0), (3, 100)]),
-            [2, 3, 1]
-        );
+        assert_eq!(order(&health, NOW, &[(1, 200), (2, 0), (3, 100)]), [2, 3, 1]);
         health.unreachable(NOW, NodeId([2; 16]));
-        assert_eq!(
-            order(&health, NOW, &[(1, 200), (2, 0), (3, 100)]),
-            [3, 1, 2]
-        );
+        assert_eq!(order(&health, NOW, &[(1, 200), (2, 0), (3, 100)]), [3, 1, 2]);
         health.reachable(NOW, NodeId([2; 16]));
-        assert_eq!(
-            order(&health, NOW, &[(1, 200), (2, 0), (3, 100)]),
-            [2, 3, 1]
-        );
+        assert_eq!(order(&health, NOW, &[(1, 200), (2, 0), (3, 100)]), [2, 3, 1]);
     }
 
     #[test]
@@ -216,10 +177,7 @@ mod tests {
         health.answered(NOW, NodeId([1; 16]), Outcome::Wrong);
         health.forget(NOW, NodeId([1; 16]));
         assert_eq!(order(&health, NOW, &[(1, 0), (2, 255)]), [2]);
-        assert_eq!(
-            order(&health, NOW + BANISHMENT, &[(1, 0), (2, 255)]),
-            [1, 2]
-        );
+        assert_eq!(order(&health, NOW + BANISHMENT, &[(1, 0), (2, 255)]), [1, 2]);
     }
 
     #[test]
@@ -227,13 +185,7 @@ mod tests {
         let mut health = Health::default();
         (0..3).for_each(|_| health.asked(NOW, NodeId([1; 16])));
         assert_eq!(order(&health, NOW, &[(1, 0), (2, 40)]), [2, 1]);
-        (0..3).for_each(|_| {
-            health.answered(
-                NOW,
-                NodeId([1; 16]),
-                Outcome::Served(Duration::from_millis(1)),
-            )
-        });
+        (0..3).for_each(|_| health.answered(NOW, NodeId([1; 16]), Outcome::Served(Duration::from_millis(1))));
         assert_eq!(order(&health, NOW, &[(1, 0), (2, 40)]), [1, 2]);
     }
 }

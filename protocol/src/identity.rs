@@ -57,11 +57,7 @@ impl Incarnation {
 
     /// The one after this.
     pub const fn next(self) -> Self {
-        if self.0 < Self::MAX.0 {
-            Self(self.0 + 1)
-        } else {
-            Self::MAX
-        }
+        if self.0 < Self::MAX.0 { Self(self.0 + 1) } else { Self::MAX }
     }
 }
 
@@ -122,10 +118,7 @@ mod tests {
 
     #[test]
     fn the_id_of_a_key_never_changes() {
-        assert_eq!(
-            format!("{}", NodeId::of_public_key(b"a key")),
-            "a9ed4d31126cab1da1187019ac004e6c"
-        );
+        assert_eq!(format!("{}", NodeId::of_public_key(b"a key")), "a9ed4d31126cab1da1187019ac004e6c");
     }
 
     #[test]

@@ -41,19 +41,15 @@ impl Inventory {
 
     /// Notes that a key came (or else went). False when that is no news.
     pub(crate) fn change(&mut self, short: u64, added: bool) -> bool {
-        let changed = if !added {
-            self.held.remove(&short)
-        } else {
-            self.held.len() < KEYS_MAX && self.held.insert(short)
-        };
+        let changed =
+            if !added { self.held.remove(&short) } else { self.held.len() < KEYS_MAX && self.held.insert(short) };
         if changed {
             self.sequence += 1;
             self.log.push_back(Change::new(short, added));
             if self.log.len() > LOG_MAX {
                 self.log.pop_front();
             }
-            self.sums[short as usize >> (usize::BITS - u32::from(Geometry::PAGE_BITS_MAX))] ^=
-                share_of_sum(short);
+            self.sums[short as usize >> (usize::BITS - u32::from(Geometry::PAGE_BITS_MAX))] ^= share_of_sum(short);
         }
         changed
     }
@@ -76,26 +72,14 @@ impl Inventory {
 
     /// The changes after `after` of the given epoch: none when the log doesn't reach back to it or it is another epoch's.
     pub(crate) fn delta(&self, epoch: Incarnation, after: u64) -> Delta {
-        let missing = self
-            .sequence
-            .checked_sub(after)
-            .and_then(|missing| usize::try_from(missing).ok());
+        let missing = self.sequence.checked_sub(after).and_then(|missing| usize::try_from(missing).ok());
         let changes = match missing {
-            Some(missing) if epoch == self.epoch && missing <= self.log.len() => Few::of(
-                self.log
-                    .iter()
-                    .skip(self.log.len() - missing)
-                    .take(CHANGES_MAX)
-                    .copied(),
-            ),
+            Some(missing) if epoch == self.epoch && missing <= self.log.len() => {
+                Few::of(self.log.iter().skip(self.log.len() - missing).take(CHANGES_MAX).copied())
+            }
             _ => Few::of([]),
         };
-        Delta {
-            epoch: self.epoch,
-            after,
-            changes,
-            last: self.sequence,
-        }
+        Delta { epoch: self.epoch, after, changes, last: self.sequence }
     }
 
     /// One page in the shape that the peer asked for; `None` when there is no such page or it would not fit a message.
@@ -106,13 +90,7 @@ impl Inventory {
         }
         let (first, last) = geometry.hashes_of(usize::from(index));
         // Counted before it is made: a peer may have asked for all of a large inventory at once.
-        if self
-            .held
-            .range(first..=last)
-            .take(REMAINDERS_MAX / 2 + 1)
-            .count()
-            > REMAINDERS_MAX / 2
-        {
+        if self.held.range(first..=last).take(REMAINDERS_MAX / 2 + 1).count() > REMAINDERS_MAX / 2 {
             return None;
         }
         let page = Page::of(geometry, self.held.range(first..=last).copied());
@@ -130,20 +108,9 @@ impl Inventory {
 
     /// The check sums of two to the `page_bits` pages; `None` for more than there can be.
     pub(crate) fn audit(&self, page_bits: u8) -> Option<Audit> {
-        let each = self
-            .sums
-            .len()
-            .checked_shr(u32::from(page_bits))
-            .filter(|each| *each > 0)?;
-        let sums = self
-            .sums
-            .chunks(each)
-            .map(|chunk| chunk.iter().fold(0, |sum, share| sum ^ share));
-        Some(Audit {
-            epoch: self.epoch,
-            sequence: self.sequence,
-            sums: Few::of(sums),
-        })
+        let each = self.sums.len().checked_shr(u32::from(page_bits)).filter(|each| *each > 0)?;
+        let sums = self.sums.chunks(each).map(|chunk| chunk.iter().fold(0, |sum, share| sum ^ share));
+        Some(Audit { epoch: self.epoch, sequence: self.sequence, sums: Few::of(sums) })
     }
 }
 
@@ -164,14 +131,7 @@ mod tests {
         assert!(!inventory.change(mix(1), true));
         assert!(!inventory.change(mix(9), false));
         assert!(inventory.change(mix(1), false));
-        assert_eq!(
-            (
-                inventory.sequence(),
-                inventory.count(),
-                inventory.holds(mix(1))
-            ),
-            (4, 2, false)
-        );
+        assert_eq!((inventory.sequence(), inventory.count(), inventory.holds(mix(1))), (4, 2, false));
     }
 
     #[test]
@@ -180,17 +140,9 @@ mod tests {
         let delta = inventory.delta(Incarnation(5), LOG_MAX as u64);
         assert_eq!((delta.changes.len(), delta.last), (10, LOG_MAX as u64 + 10));
         assert_eq!(delta.changes[0], Change::new(mix(LOG_MAX as u64), true));
-        assert_eq!(
-            inventory.delta(Incarnation(5), 10).changes.len(),
-            CHANGES_MAX
-        );
+        assert_eq!(inventory.delta(Incarnation(5), 10).changes.len(), CHANGES_MAX);
         assert!(inventory.delta(Incarnation(5), 9).changes.is_empty());
-        assert!(
-            inventory
-                .delta(Incarnation(4), LOG_MAX as u64)
-                .changes
-                .is_empty()
-        );
+        assert!(inventory.delta(Incarnation(4), LOG_MAX as u64).changes.is_empty());
         assert!(inventory.delta(Incarnation(5), u64::MAX).changes.is_empty());
     }
 
@@ -198,10 +150,7 @@ mod tests {
     fn sums_of_pages_are_the_sums_in_the_audit() {
         let inventory = filled(5000);
         for page_bits in 0..=8 {
-            let shape = Shape {
-                page_bits,
-                buckets: 2048,
-            };
+            let shape = Shape { page_bits, buckets: 2048 };
             let audit = inventory.audit(page_bits).unwrap();
             assert_eq!(audit.sums.len(), 1 << page_bits);
             for (index, sum) in audit.sums.iter().enumerate() {
@@ -215,47 +164,9 @@ mod tests {
     #[test]
     fn pages_that_make_no_sense_are_refused() {
         let inventory = filled(30_000);
-        assert_eq!(
-            inventory.page(
-                Shape {
-                    page_bits: 0,
-                    buckets: 4096
-                },
-                0
-            ),
-            None,
-            "too many for one message"
-        );
-        assert_eq!(
-            inventory.page(
-                Shape {
-                    page_bits: 4,
-                    buckets: 0
-                },
-                0
-            ),
-            None
-        );
-        assert_eq!(
-            inventory.page(
-                Shape {
-                    page_bits: 4,
-                    buckets: 300
-                },
-                16
-            ),
-            None
-        );
-        assert!(
-            inventory
-                .page(
-                    Shape {
-                        page_bits: 4,
-                        buckets: 300
-                    },
-                    15
-                )
-                .is_some()
-        );
+        assert_eq!(inventory.page(Shape { page_bits: 0, buckets: 4096 }, 0), None, "too many for one message");
+        assert_eq!(inventory.page(Shape { page_bits: 4, buckets: 0 }, 0), None);
+        assert_eq!(inventory.page(Shape { page_bits: 4, buckets: 300 }, 16), None);
+        assert!(inventory.page(Shape { page_bits: 4, buckets: 300 }, 15).is_some());
     }
 }

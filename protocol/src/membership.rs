@@ -79,13 +79,7 @@ struct Agenda {
 impl Membership {
     pub(crate) fn new(own: Contact, seed: Random) -> Self {
         let foca = Foca::new(own, settings(), seed, PacketCodec);
-        Self {
-            foca,
-            agenda: Agenda::default(),
-            strangers: BTreeMap::new(),
-            live: BTreeMap::new(),
-            sum: 0,
-        }
+        Self { foca, agenda: Agenda::default(), strangers: BTreeMap::new(), live: BTreeMap::new(), sum: 0 }
     }
 
     pub(crate) fn own(&self) -> &Contact {
@@ -119,21 +113,13 @@ impl Membership {
     pub(crate) fn incarnation_of(&self, node: NodeId) -> Option<Incarnation> {
         let live = self.live.get(&node).map(|contact| contact.incarnation);
         live.or_else(|| {
-            self.foca
-                .iter_membership_state()
-                .map(foca::Member::id)
-                .find(|id| id.node == node)
-                .map(|id| id.incarnation)
+            self.foca.iter_membership_state().map(foca::Member::id).find(|id| id.node == node).map(|id| id.incarnation)
         })
     }
 
     /// A peer is connected and has said who it is: announce to it until it is a member.
     pub(crate) fn met(&mut self, now: Instant, peer: Contact) {
-        if self
-            .live
-            .get(&peer.node)
-            .is_none_or(|known| known.incarnation < peer.incarnation)
-        {
+        if self.live.get(&peer.node).is_none_or(|known| known.incarnation < peer.incarnation) {
             self.strangers.insert(peer.node, (peer, now));
         }
     }
@@ -157,10 +143,7 @@ impl Membership {
             let node = belief.contact.node;
             // Most of a list is known, and foca looks each entry up by going through all it has.
             let alive = belief.state == State::Alive && belief.refutations == 0;
-            let known = self
-                .live
-                .get(&node)
-                .is_some_and(|live| live.incarnation == belief.contact.incarnation);
+            let known = self.live.get(&node).is_some_and(|live| live.incarnation == belief.contact.incarnation);
             if alive && known {
                 continue;
             }
@@ -179,27 +162,19 @@ impl Membership {
         if !news.is_empty() {
             self.agenda.now = now;
             // Fails only where a packet can't be encoded, which leaves nothing to undo.
-            let _ = self
-                .foca
-                .apply_many(news.into_iter(), tell, &mut self.agenda);
+            let _ = self.foca.apply_many(news.into_iter(), tell, &mut self.agenda);
         }
         self.events()
     }
 
     /// A packet from a peer. `None` when it makes no sense.
-    pub(crate) fn receive(
-        &mut self,
-        now: Instant,
-        from: NodeId,
-        packet: &[u8],
-    ) -> Option<Vec<Event>> {
+    pub(crate) fn receive(&mut self, now: Instant, from: NodeId, packet: &[u8]) -> Option<Vec<Event>> {
         self.agenda.now = now;
         let mut whole = Vec::with_capacity(IDS + packet.len());
         whole.extend_from_slice(&from.0);
         whole.extend_from_slice(&self.own().node.0);
         whole.extend_from_slice(packet);
-        let known =
-            self.foca.iter_membership_state().len() < KNOWN_MAX || self.live.contains_key(&from);
+        let known = self.foca.iter_membership_state().len() < KNOWN_MAX || self.live.contains_key(&from);
         let sense = !known
             || !matches!(
                 self.foca.handle_data(&whole, &mut self.agenda),
@@ -213,9 +188,7 @@ impl Membership {
     pub(crate) fn live_again(&mut self, now: Instant, contact: Contact) -> Vec<Event> {
         self.agenda.now = now;
         let _ = self.foca.change_identity(contact, &mut self.agenda);
-        self.agenda
-            .events
-            .push(Event::Rejoined(contact.incarnation));
+        self.agenda.events.push(Event::Rejoined(contact.incarnation));
         self.events()
     }
 
@@ -244,15 +217,9 @@ impl Membership {
                 _ => break,
             }
         }
-        let due: Vec<Contact> = self
-            .strangers
-            .values()
-            .filter(|(_, at)| *at <= now)
-            .map(|(peer, _)| *peer)
-            .collect();
+        let due: Vec<Contact> = self.strangers.values().filter(|(_, at)| *at <= now).map(|(peer, _)| *peer).collect();
         for peer in due {
-            self.strangers
-                .insert(peer.node, (peer, now + ANNOUNCE_EVERY));
+            self.strangers.insert(peer.node, (peer, now + ANNOUNCE_EVERY));
             let _ = self.foca.announce(peer, &mut self.agenda);
         }
         self.events()
@@ -304,10 +271,8 @@ fn settings() -> foca::Config {
     settings.max_transmissions = NonZeroU8::new(10).unwrap_or(NonZeroU8::MAX);
     settings.max_packet_size = PACKET_MAX;
     settings.notify_down_members = true;
-    settings.periodic_gossip = NonZeroUsize::new(3).map(|num_members| foca::PeriodicParams {
-        frequency: Duration::from_millis(200),
-        num_members,
-    });
+    settings.periodic_gossip = NonZeroUsize::new(3)
+        .map(|num_members| foca::PeriodicParams { frequency: Duration::from_millis(200), num_members });
     settings
 }
 
@@ -329,10 +294,7 @@ impl foca::Identity for Contact {
     type Addr = NodeId;
 
     fn renew(&self) -> Option<Self> {
-        Some(Self {
-            incarnation: self.incarnation.next(),
-            ..*self
-        })
+        Some(Self { incarnation: self.incarnation.next(), ..*self })
     }
 
     fn addr(&self) -> NodeId {
@@ -362,14 +324,12 @@ impl foca::Runtime<Contact> for Agenda {
 
     fn send_to(&mut self, to: Contact, data: &[u8]) {
         debug_assert!(data.len() >= IDS, "every packet begins with two ids");
-        self.events
-            .push(Event::Send(to.node, data[IDS.min(data.len())..].to_vec()));
+        self.events.push(Event::Send(to.node, data[IDS.min(data.len())..].to_vec()));
     }
 
     fn submit_after(&mut self, event: Timer<Contact>, after: Duration) {
         self.next_timer += 1;
-        self.timers
-            .insert((self.now + after, self.next_timer), event);
+        self.timers.insert((self.now + after, self.next_timer), event);
     }
 }
 
@@ -396,11 +356,7 @@ impl From<TryGetError> for BadPacket {
 impl foca::Codec<Contact> for PacketCodec {
     type Error = BadPacket;
 
-    fn encode_header(
-        &mut self,
-        header: &foca::Header<Contact>,
-        mut buf: impl BufMut,
-    ) -> Result<(), BadPacket> {
+    fn encode_header(&mut self, header: &foca::Header<Contact>, mut buf: impl BufMut) -> Result<(), BadPacket> {
         use foca::Message as M;
         let mut bytes = Vec::with_capacity(96);
         bytes.extend_from_slice(&header.src.node.0);
@@ -408,22 +364,10 @@ impl foca::Codec<Contact> for PacketCodec {
         let (kind, probe, third) = match &header.message {
             M::Ping(probe) => (0, Some(probe), None),
             M::Ack(probe) => (1, Some(probe), None),
-            M::PingReq {
-                target,
-                probe_number,
-            } => (2, Some(probe_number), Some(target)),
-            M::IndirectPing {
-                origin,
-                probe_number,
-            } => (3, Some(probe_number), Some(origin)),
-            M::IndirectAck {
-                target,
-                probe_number,
-            } => (4, Some(probe_number), Some(target)),
-            M::ForwardedAck {
-                origin,
-                probe_number,
-            } => (5, Some(probe_number), Some(origin)),
+            M::PingReq { target, probe_number } => (2, Some(probe_number), Some(target)),
+            M::IndirectPing { origin, probe_number } => (3, Some(probe_number), Some(origin)),
+            M::IndirectAck { target, probe_number } => (4, Some(probe_number), Some(target)),
+            M::ForwardedAck { origin, probe_number } => (5, Some(probe_number), Some(origin)),
             M::Announce => (6, None, None),
             M::Feed => (7, None, None),
             M::Gossip => (8, None, None),
@@ -454,22 +398,10 @@ impl foca::Codec<Contact> for PacketCodec {
         let message = match kind {
             0 => M::Ping(probe_number),
             1 => M::Ack(probe_number),
-            2 => M::PingReq {
-                target: contact(&mut buf)?,
-                probe_number,
-            },
-            3 => M::IndirectPing {
-                origin: contact(&mut buf)?,
-                probe_number,
-            },
-            4 => M::IndirectAck {
-                target: contact(&mut buf)?,
-                probe_number,
-            },
-            5 => M::ForwardedAck {
-                origin: contact(&mut buf)?,
-                probe_number,
-            },
+            2 => M::PingReq { target: contact(&mut buf)?, probe_number },
+            3 => M::IndirectPing { origin: contact(&mut buf)?, probe_number },
+            4 => M::IndirectAck { target: contact(&mut buf)?, probe_number },
+            5 => M::ForwardedAck { origin: contact(&mut buf)?, probe_number },
             6 => M::Announce,
             7 => M::Feed,
             8 => M::Gossip,
@@ -477,29 +409,12 @@ impl foca::Codec<Contact> for PacketCodec {
             10 => M::TurnUndead,
             _ => return Err(BadPacket),
         };
-        let src = Contact {
-            node: src,
-            incarnation: src_life,
-            address: src_address,
-        };
-        let dst = Contact {
-            node: dst,
-            incarnation: dst_life,
-            address: None,
-        };
-        Ok(foca::Header {
-            src,
-            src_incarnation,
-            dst,
-            message,
-        })
+        let src = Contact { node: src, incarnation: src_life, address: src_address };
+        let dst = Contact { node: dst, incarnation: dst_life, address: None };
+        Ok(foca::Header { src, src_incarnation, dst, message })
     }
 
-    fn encode_member(
-        &mut self,
-        member: &foca::Member<Contact>,
-        mut buf: impl BufMut,
-    ) -> Result<(), BadPacket> {
+    fn encode_member(&mut self, member: &foca::Member<Contact>, mut buf: impl BufMut) -> Result<(), BadPacket> {
         let mut bytes = Vec::with_capacity(48);
         put_contact(&mut bytes, member.id());
         bytes.extend_from_slice(&member.incarnation().to_le_bytes());
@@ -540,11 +455,7 @@ fn put_contact(bytes: &mut Vec<u8>, contact: &Contact) {
 }
 
 fn contact(buf: &mut impl Buf) -> Result<Contact, BadPacket> {
-    Ok(Contact {
-        node: node(buf)?,
-        incarnation: incarnation(buf)?,
-        address: address(buf)?,
-    })
+    Ok(Contact { node: node(buf)?, incarnation: incarnation(buf)?, address: address(buf)? })
 }
 
 fn node(buf: &mut impl Buf) -> Result<NodeId, BadPacket> {

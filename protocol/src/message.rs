@@ -362,35 +362,24 @@ fn body<T: Serialize>(fields: &T) -> Vec<u8> {
 
 fn read<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, WireError> {
     // What is left over is from a later version.
-    postcard::take_from_bytes(body)
-        .map(|(fields, _)| fields)
-        .map_err(|_| WireError::BadBody)
+    postcard::take_from_bytes(body).map(|(fields, _)| fields).map_err(|_| WireError::BadBody)
 }
 
 impl From<Shape> for Geometry {
     fn from(shape: Shape) -> Self {
-        Self {
-            page_bits: shape.page_bits,
-            buckets: shape.buckets,
-        }
+        Self { page_bits: shape.page_bits, buckets: shape.buckets }
     }
 }
 
 impl From<Geometry> for Shape {
     fn from(geometry: Geometry) -> Self {
-        Self {
-            page_bits: geometry.page_bits,
-            buckets: geometry.buckets,
-        }
+        Self { page_bits: geometry.page_bits, buckets: geometry.buckets }
     }
 }
 
 impl Change {
     pub(crate) const fn new(short: u64, added: bool) -> Self {
-        Self {
-            short: short.to_le_bytes(),
-            added,
-        }
+        Self { short: short.to_le_bytes(), added }
     }
 
     pub(crate) const fn hash(self) -> u64 {

@@ -73,26 +73,13 @@ enum Question {
 
 impl Mirrors {
     pub(crate) const fn new(bytes_max: usize) -> Self {
-        Self {
-            mirrors: BTreeMap::new(),
-            bytes_max,
-            turn: None,
-        }
+        Self { mirrors: BTreeMap::new(), bytes_max, turn: None }
     }
 
     /// Takes note of what a live peer's newest head says.
-    pub(crate) fn announced(
-        &mut self,
-        now: Instant,
-        peer: NodeId,
-        head: (Incarnation, u64, u64),
-        random: &mut Random,
-    ) {
+    pub(crate) fn announced(&mut self, now: Instant, peer: NodeId, head: (Incarnation, u64, u64), random: &mut Random) {
         let audit_at = now + random.jitter(AUDIT_EVERY);
-        self.mirrors
-            .entry(peer)
-            .or_insert_with(|| Mirror::new(now, audit_at))
-            .head = head;
+        self.mirrors.entry(peer).or_insert_with(|| Mirror::new(now, audit_at)).head = head;
     }
 
     /// Forgets a peer that is gone.
@@ -109,57 +96,35 @@ impl Mirrors {
 
     /// Whether `peer` probably has the key with this hash.
     pub(crate) fn holds(&self, peer: NodeId, short: u64) -> bool {
-        self.mirrors
-            .get(&peer)
-            .is_some_and(|mirror| mirror.table.contains(short))
+        self.mirrors.get(&peer).is_some_and(|mirror| mirror.table.contains(short))
     }
 
     /// The peers that probably have the key with this hash, in the order of their ids.
     pub(crate) fn holders(&self, short: u64) -> impl Iterator<Item = NodeId> {
-        self.mirrors
-            .iter()
-            .filter(move |(_, mirror)| mirror.table.contains(short))
-            .map(|(peer, _)| *peer)
+        self.mirrors.iter().filter(move |(_, mirror)| mirror.table.contains(short)).map(|(peer, _)| *peer)
     }
 
     /// Whether the table of `peer` is as its newest head says.
     pub(crate) fn is_current(&self, peer: NodeId) -> bool {
-        self.mirrors
-            .get(&peer)
-            .is_some_and(|mirror| mirror.wants().is_none())
+        self.mirrors.get(&peer).is_some_and(|mirror| mirror.wants().is_none())
     }
 
     /// Memory of all tables, in bytes.
     pub(crate) fn bytes(&self) -> usize {
         self.mirrors
             .values()
-            .map(|mirror| {
-                mirror.table.bytes() + mirror.fresh.as_ref().map_or(0, |fresh| fresh.table.bytes())
-            })
+            .map(|mirror| mirror.table.bytes() + mirror.fresh.as_ref().map_or(0, |fresh| fresh.table.bytes()))
             .sum()
     }
 
     /// Asks the next questions, as many as may be open, of peers that are connected.
-    pub(crate) fn ask(
-        &mut self,
-        now: Instant,
-        connected: impl Fn(NodeId) -> bool,
-        out: &mut Outbox,
-    ) {
-        let mut open = self
-            .mirrors
-            .values()
-            .filter(|mirror| mirror.is_open(now))
-            .count();
+    pub(crate) fn ask(&mut self, now: Instant, connected: impl Fn(NodeId) -> bool, out: &mut Outbox) {
+        let mut open = self.mirrors.values().filter(|mirror| mirror.is_open(now)).count();
         let mut room = self.bytes_max.saturating_sub(self.bytes());
         let order: Vec<NodeId> = match self.turn {
-            Some(last) => self
-                .mirrors
-                .range(last..)
-                .skip(1)
-                .chain(self.mirrors.range(..=last))
-                .map(|(peer, _)| *peer)
-                .collect(),
+            Some(last) => {
+                self.mirrors.range(last..).skip(1).chain(self.mirrors.range(..=last)).map(|(peer, _)| *peer).collect()
+            }
             None => self.mirrors.keys().copied().collect(),
         };
         for peer in order {
@@ -187,11 +152,7 @@ impl Mirrors {
             None if mirror.wants().is_some() => mirror.not_before,
             None => mirror.audit_at,
         };
-        self.mirrors
-            .iter()
-            .filter(|(peer, _)| connected(**peer))
-            .map(|(_, mirror)| due(mirror))
-            .min()
+        self.mirrors.iter().filter(|(peer, _)| connected(**peer)).map(|(_, mirror)| due(mirror)).min()
     }
 
     /// The answer to a pull.
@@ -212,13 +173,7 @@ impl Mirrors {
     }
 
     /// The answer to the question for a page.
-    pub(crate) fn page(
-        &mut self,
-        now: Instant,
-        peer: NodeId,
-        answer: &PageAnswer,
-        out: &mut Outbox,
-    ) {
+    pub(crate) fn page(&mut self, now: Instant, peer: NodeId, answer: &PageAnswer, out: &mut Outbox) {
         let Some(mirror) = self.answering(now, peer, Question::Page(answer.index)) else {
             return;
         };
@@ -240,18 +195,14 @@ impl Mirrors {
             && audit.sequence == mirror.sequence
             && audit.sums.len() == mirror.table.geometry().pages();
         if comparable {
-            let differs = |(index, sum): (usize, &u64)| {
-                (mirror.table.sum(index) != *sum).then_some(index as u16)
-            };
+            let differs = |(index, sum): (usize, &u64)| (mirror.table.sum(index) != *sum).then_some(index as u16);
             mirror.damaged = audit.sums.iter().enumerate().filter_map(differs).collect();
         }
     }
 
     /// The mirror of `peer` if this is the answer that it waits for.
     fn answering(&mut self, now: Instant, peer: NodeId, question: Question) -> Option<&mut Mirror> {
-        self.mirrors
-            .get_mut(&peer)
-            .and_then(|mirror| mirror.closes(now, question).then_some(mirror))
+        self.mirrors.get_mut(&peer).and_then(|mirror| mirror.closes(now, question).then_some(mirror))
     }
 }
 
@@ -303,36 +254,25 @@ impl Mirror {
     /// The message to send, if any; `room` is the memory left for new tables.
     fn question(&mut self, now: Instant, room: &mut usize) -> Option<Message> {
         let audit_due = now >= self.audit_at && self.epoch == self.head.0;
-        let question = self
-            .wants()
-            .or_else(|| audit_due.then_some(Question::Audit))?;
+        let question = self.wants().or_else(|| audit_due.then_some(Question::Audit))?;
         let repairs = self.epoch == self.head.0 && !self.table.outgrown();
         if matches!(question, Question::Page(_)) && self.fresh.is_none() && !repairs {
             let (epoch, _, count) = self.head;
             let geometry = Geometry::fitting(count);
-            let bytes = usize::try_from(count)
-                .unwrap_or(usize::MAX)
-                .saturating_mul(3);
+            let bytes = usize::try_from(count).unwrap_or(usize::MAX).saturating_mul(3);
             if bytes > *room {
                 // What would not fit is left out: such a peer is only asked when it is the home or is followed.
                 return None;
             }
             *room -= bytes;
-            self.fresh = Some(Fresh {
-                table: Table::new(geometry),
-                epoch,
-                next: 0,
-                sequences: vec![0; geometry.pages()],
-            });
+            self.fresh =
+                Some(Fresh { table: Table::new(geometry), epoch, next: 0, sequences: vec![0; geometry.pages()] });
         }
         self.open = Some((question, now + PATIENCE));
         Some(match question {
             Question::Pull => Message::Pull(self.epoch, self.sequence),
             Question::Page(index) => {
-                let geometry = self
-                    .fresh
-                    .as_ref()
-                    .map_or(self.table.geometry(), |fresh| fresh.table.geometry());
+                let geometry = self.fresh.as_ref().map_or(self.table.geometry(), |fresh| fresh.table.geometry());
                 Message::PageAsk(geometry.into(), index)
             }
             Question::Audit => Message::AuditAsk(self.table.geometry().page_bits),
@@ -357,11 +297,7 @@ impl Mirror {
                 .get(&self.table.geometry().page_of(hash))
                 .is_some_and(|sequence| self.sequence <= *sequence);
             if !included {
-                sound &= if change.added {
-                    self.table.insert(hash)
-                } else {
-                    self.table.remove(hash)
-                };
+                sound &= if change.added { self.table.insert(hash) } else { self.table.remove(hash) };
             }
         }
         let sequence = self.sequence;
@@ -373,10 +309,7 @@ impl Mirror {
     fn take_page(&mut self, geometry: Geometry, answer: &PageAnswer, page: Page) {
         let index = usize::from(answer.index);
         let Some(mut fresh) = self.fresh.take() else {
-            if answer.epoch == self.epoch
-                && geometry == self.table.geometry()
-                && self.table.replace(index, page)
-            {
+            if answer.epoch == self.epoch && geometry == self.table.geometry() && self.table.replace(index, page) {
                 self.damaged.retain(|damaged| *damaged != answer.index);
                 self.repaired.insert(index, answer.sequence);
                 self.behind(answer.epoch, answer.sequence);
@@ -401,13 +334,8 @@ impl Mirror {
     /// Puts a filled table into use: it is as old as its oldest page, and remembers which pages are newer.
     fn complete(&mut self, fresh: Fresh) {
         let oldest = fresh.sequences.iter().copied().min().unwrap_or(0);
-        self.repaired = fresh
-            .sequences
-            .iter()
-            .copied()
-            .enumerate()
-            .filter(|(_, sequence)| *sequence > oldest)
-            .collect();
+        self.repaired =
+            fresh.sequences.iter().copied().enumerate().filter(|(_, sequence)| *sequence > oldest).collect();
         self.table = fresh.table;
         self.epoch = fresh.epoch;
         self.sequence = oldest;

@@ -19,11 +19,7 @@ impl Outbox {
 
     pub(crate) fn send(&mut self, to: NodeId, message: Message) {
         let lane = message.lane();
-        self.push(Output::Send {
-            to,
-            frame: message.encode(),
-            lane,
-        });
+        self.push(Output::Send { to, frame: message.encode(), lane });
     }
 
     pub(crate) fn misbehaved(&mut self, peer: NodeId, why: Why) {
@@ -40,9 +36,7 @@ impl Outbox {
     /// All messages that were sent, decoded; other outputs are dropped.
     pub(crate) fn messages(&mut self) -> alloc::vec::Vec<(NodeId, Message)> {
         let decoded = |output| match output {
-            Output::Send { to, frame, .. } => {
-                Some((to, Message::decode(&frame).unwrap().0.unwrap()))
-            }
+            Output::Send { to, frame, .. } => Some((to, Message::decode(&frame).unwrap().0.unwrap())),
             _ => None,
         };
         self.queue.drain(..).filter_map(decoded).collect()

@@ -51,35 +51,23 @@ pub(crate) struct Popularity<K> {
 
 impl<K: Ord + Clone> Popularity<K> {
     pub(crate) const fn new(capacity: usize) -> Self {
-        Self {
-            counters: BTreeMap::new(),
-            capacity,
-        }
+        Self { counters: BTreeMap::new(), capacity }
     }
 
     pub(crate) fn add(&mut self, now: Instant, key: K, amount: u32) {
         if self.counters.len() >= self.capacity && !self.counters.contains_key(&key) {
             self.forget_least(now);
         }
-        self.counters
-            .entry(key)
-            .or_insert_with(|| Counter::new(now))
-            .add(now, amount);
+        self.counters.entry(key).or_insert_with(|| Counter::new(now)).add(now, amount);
     }
 
     pub(crate) fn amount(&self, now: Instant, key: &K) -> u32 {
-        self.counters
-            .get(key)
-            .map_or(0, |counter| counter.amount(now))
+        self.counters.get(key).map_or(0, |counter| counter.amount(now))
     }
 
     /// The `count` most asked for, most first; equal ones in their own order.
     pub(crate) fn tops(&self, now: Instant, count: usize) -> Vec<(K, u32)> {
-        let mut all: Vec<_> = self
-            .counters
-            .iter()
-            .map(|(key, counter)| (key.clone(), counter.amount(now)))
-            .collect();
+        let mut all: Vec<_> = self.counters.iter().map(|(key, counter)| (key.clone(), counter.amount(now))).collect();
         all.retain(|(_, amount)| *amount >= REQUEST / 2);
         all.sort_by(|(a, more), (b, less)| less.cmp(more).then_with(|| a.cmp(b)));
         all.truncate(count);
@@ -88,11 +76,7 @@ impl<K: Ord + Clone> Popularity<K> {
 
     /// A quarter goes at once, so that the sorting is paid for by many additions.
     fn forget_least(&mut self, now: Instant) {
-        let mut amounts: Vec<u32> = self
-            .counters
-            .values()
-            .map(|counter| counter.amount(now))
-            .collect();
+        let mut amounts: Vec<u32> = self.counters.values().map(|counter| counter.amount(now)).collect();
         let quarter = amounts.len() / 4;
         let (_, bar, _) = amounts.select_nth_unstable(quarter);
         let bar = *bar;
@@ -136,10 +120,7 @@ mod tests {
         assert!(popularity.counters.len() <= 100);
         assert_eq!(popularity.amount(seconds(1), &0), 0);
         assert_eq!(popularity.amount(seconds(1), &99), REQUEST * 100);
-        assert_eq!(
-            popularity.tops(seconds(1), 2),
-            [(99, REQUEST * 100), (98, REQUEST * 99)]
-        );
+        assert_eq!(popularity.tops(seconds(1), 2), [(99, REQUEST * 100), (98, REQUEST * 99)]);
     }
 
     #[test]

@@ -5,10 +5,7 @@
 use crate::identity::{Key, NodeId, affinity};
 
 /// The home of `key` among `members`, and the one that takes over when it is gone. `None` where there are too few.
-pub fn home_and_deputy(
-    key: Key,
-    members: impl IntoIterator<Item = NodeId>,
-) -> (Option<NodeId>, Option<NodeId>) {
+pub fn home_and_deputy(key: Key, members: impl IntoIterator<Item = NodeId>) -> (Option<NodeId>, Option<NodeId>) {
     let (mut first, mut second) = (None, None);
     for member in members {
         let entry = Some((affinity(member, key), member));
@@ -45,13 +42,9 @@ mod tests {
     #[test]
     fn all_versions_agree_on_homes() {
         let nodes: Vec<_> = (0..10).map(node).collect();
-        let homes: Vec<_> = (0..12)
-            .map(|k| home(key(k), nodes.iter().copied()))
-            .collect();
-        let places: Vec<_> = homes
-            .iter()
-            .map(|home| nodes.iter().position(|node| Some(*node) == *home).unwrap())
-            .collect();
+        let homes: Vec<_> = (0..12).map(|k| home(key(k), nodes.iter().copied())).collect();
+        let places: Vec<_> =
+            homes.iter().map(|home| nodes.iter().position(|node| Some(*node) == *home).unwrap()).collect();
         assert_eq!(places, [4, 2, 6, 9, 3, 0, 3, 7, 3, 1, 9, 1]);
     }
 
@@ -71,14 +64,9 @@ mod tests {
         let nodes: Vec<_> = (0..10).map(node).collect();
         let mut counts = BTreeMap::new();
         for k in 0..10_000 {
-            *counts
-                .entry(home(key(k), nodes.iter().copied()))
-                .or_insert(0) += 1;
+            *counts.entry(home(key(k), nodes.iter().copied())).or_insert(0) += 1;
         }
-        assert!(
-            counts.values().all(|count| (850..1150).contains(count)),
-            "{counts:?}"
-        );
+        assert!(counts.values().all(|count| (850..1150).contains(count)), "{counts:?}");
     }
 
     #[test]

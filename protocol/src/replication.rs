@@ -88,8 +88,7 @@ impl Replication {
     pub(crate) fn reported(&mut self, now: Instant, demands: &[Demand]) {
         for demand in demands {
             // More than a hundred thousand requests in two seconds nobody has.
-            self.demand
-                .add(now, demand.key, demand.amount.min(100_000 * REQUEST));
+            self.demand.add(now, demand.key, demand.amount.min(100_000 * REQUEST));
         }
     }
 
@@ -98,13 +97,7 @@ impl Replication {
     }
 
     /// Reports to the homes, when it is time.
-    pub(crate) fn report(
-        &mut self,
-        now: Instant,
-        own: NodeId,
-        home: impl Fn(Key) -> Option<NodeId>,
-        out: &mut Outbox,
-    ) {
+    pub(crate) fn report(&mut self, now: Instant, own: NodeId, home: impl Fn(Key) -> Option<NodeId>, out: &mut Outbox) {
         if self.unreported.is_empty() || now < self.report_at {
             return;
         }
@@ -112,15 +105,8 @@ impl Replication {
         for (key, news) in core::mem::take(&mut self.unreported) {
             let Some(home) = home(key) else { continue };
             let before = self.told.insert(key, home);
-            let amount = if before == Some(home) {
-                news
-            } else {
-                self.local.amount(now, &key).max(news)
-            };
-            reports
-                .entry(home)
-                .or_default()
-                .push(Demand { key, amount });
+            let amount = if before == Some(home) { news } else { self.local.amount(now, &key).max(news) };
+            reports.entry(home).or_default().push(Demand { key, amount });
         }
         if self.told.len() > KEYS_MAX {
             let local = &self.local;
@@ -160,10 +146,7 @@ impl Replication {
                 copies.push((to, key, from));
             }
         }
-        debug_assert!(
-            copies.iter().all(|(to, _, from)| to != from),
-            "{own:?} would have a node copy from itself"
-        );
+        debug_assert!(copies.iter().all(|(to, _, from)| to != from), "{own:?} would have a node copy from itself");
         copies
     }
 
@@ -199,9 +182,7 @@ pub(crate) fn choose(places: &[Place], wanted: usize) -> Option<(NodeId, NodeId)
     }
     let from = holders.min_by_key(|place| (place.load, place.node))?;
     // Room in coarse steps: among those with about as much, the idle ones.
-    let takers = places
-        .iter()
-        .filter(|place| !place.holds && place.takes && place.room > 8);
+    let takers = places.iter().filter(|place| !place.holds && place.takes && place.room > 8);
     let to = takers.min_by_key(|place| (255 - place.room / 32 * 32, place.load, place.node))?;
     Some((to.node, from.node))
 }
@@ -217,13 +198,7 @@ mod tests {
     }
 
     fn place(number: u8, load: u8, room: u8, holds: bool) -> Place {
-        Place {
-            node: node(number),
-            load,
-            room,
-            holds,
-            takes: true,
-        }
+        Place { node: node(number), load, room, holds, takes: true }
     }
 
     fn at(millis: u64) -> Instant {
@@ -242,11 +217,7 @@ mod tests {
         assert_eq!(choose(&places, 3), Some((node(5), node(2))));
         assert_eq!(choose(&places, 2), None);
         assert_eq!(choose(&places[2..], 2), None, "nobody has it");
-        assert_eq!(
-            choose(&[place(1, 0, 0, true), place(2, 0, 5, false)], 2),
-            None,
-            "nobody has room"
-        );
+        assert_eq!(choose(&[place(1, 0, 0, true), place(2, 0, 5, false)], 2), None, "nobody has room");
     }
 
     #[test]
@@ -263,18 +234,9 @@ mod tests {
             let copies = replication.decide(at(62_000), node(1), |_| true, |_| places.to_vec());
             assert_eq!(copies.len(), expected, "{requests} requests");
             // Not again while it is on its way, but again when it has failed.
-            assert!(
-                replication
-                    .decide(at(63_000), node(1), |_| true, |_| places.to_vec())
-                    .is_empty()
-            );
+            assert!(replication.decide(at(63_000), node(1), |_| true, |_| places.to_vec()).is_empty());
             replication.copied(at(63_500), node(2), KEY, false);
-            assert_eq!(
-                replication
-                    .decide(at(64_000), node(1), |_| true, |_| places.to_vec())
-                    .len(),
-                expected
-            );
+            assert_eq!(replication.decide(at(64_000), node(1), |_| true, |_| places.to_vec()).len(), expected);
         }
     }
 

@@ -42,8 +42,7 @@ impl Token {
     /// See [`BadToken`].
     pub fn parse(text: &str) -> Result<Self, BadToken> {
         let text = text.trim();
-        let (Some(prefix), Some(rest)) = (text.get(..PREFIX.len()), text.get(PREFIX.len()..))
-        else {
+        let (Some(prefix), Some(rest)) = (text.get(..PREFIX.len()), text.get(PREFIX.len()..)) else {
             return Err(BadToken::Prefix);
         };
         if !prefix.eq_ignore_ascii_case(PREFIX) {
@@ -56,11 +55,7 @@ impl Token {
         let (secret, check) = bytes.split_at(SECRET);
         let mut token = Self([0; SECRET]);
         token.0.copy_from_slice(secret);
-        if token.check() == check {
-            Ok(token)
-        } else {
-            Err(BadToken::CheckSum)
-        }
+        if token.check() == check { Ok(token) } else { Err(BadToken::CheckSum) }
     }
 
     /// The token as text. This is the secret itself: for a file of mode 0600 and for the person who asks, never for a log.
@@ -71,9 +66,7 @@ impl Token {
         let mut text = String::with_capacity(PREFIX.len() + SPELLED);
         text.push_str(PREFIX);
         for five in bytes.chunks_exact(5) {
-            let word = five
-                .iter()
-                .fold(0u64, |word, byte| word << 8 | u64::from(*byte));
+            let word = five.iter().fold(0u64, |word, byte| word << 8 | u64::from(*byte));
             for place in (0..8).rev() {
                 text.push(char::from(ALPHABET[(word >> (5 * place)) as usize & 31]));
             }
@@ -112,10 +105,7 @@ fn unspell(text: &[u8]) -> Result<[u8; SECRET + CHECK], BadToken> {
         let mut word = 0u64;
         for character in eight {
             let lower = character.to_ascii_lowercase();
-            let digit = ALPHABET
-                .iter()
-                .position(|letter| *letter == lower)
-                .ok_or(BadToken::Character)?;
+            let digit = ALPHABET.iter().position(|letter| *letter == lower).ok_or(BadToken::Character)?;
             word = word << 5 | digit as u64;
         }
         five.copy_from_slice(&word.to_be_bytes()[3..]);
@@ -160,10 +150,7 @@ mod tests {
     #[test]
     fn what_is_derived_never_changes() {
         let token = Token::from_entropy(*b"twenty secret bytes!");
-        assert_eq!(
-            token.spelled(),
-            "im1or3wk3tupeqhgzldojsxiidcpf2gk4zb33e5pn72"
-        );
+        assert_eq!(token.spelled(), "im1or3wk3tupeqhgzldojsxiidcpf2gk4zb33e5pn72");
         assert_eq!(token.site_id().to_string(), "b5f7772ac6c08b6e07cd");
         assert_eq!(
             blake3::hash(&token.authority_seed()).to_hex().as_str(),
@@ -174,22 +161,13 @@ mod tests {
     #[test]
     fn mistakes_are_told_apart() {
         let text = Token::from_entropy([7; SECRET]).spelled();
-        assert_eq!(
-            Token::parse(&format!(" {}\n", text.to_uppercase())),
-            Ok(Token([7; SECRET]))
-        );
+        assert_eq!(Token::parse(&format!(" {}\n", text.to_uppercase())), Ok(Token([7; SECRET])));
         assert_eq!(Token::parse("xy1abc"), Err(BadToken::Prefix));
         assert_eq!(Token::parse("é1"), Err(BadToken::Prefix));
         assert_eq!(Token::parse(&text[..30]), Err(BadToken::Length));
-        assert_eq!(
-            Token::parse(&text.replace(&text[5..6], "1")),
-            Err(BadToken::Character)
-        );
+        assert_eq!(Token::parse(&text.replace(&text[5..6], "1")), Err(BadToken::Character));
         let other = if text.as_bytes()[9] == b'a' { "b" } else { "a" };
-        assert_eq!(
-            Token::parse(&format!("{}{other}{}", &text[..9], &text[10..])),
-            Err(BadToken::CheckSum)
-        );
+        assert_eq!(Token::parse(&format!("{}{other}{}", &text[..9], &text[10..])), Err(BadToken::CheckSum));
     }
 
     #[test]

@@ -57,21 +57,13 @@ pub fn header(bytes: &[u8]) -> Result<Option<Header>, WireError> {
         body |= usize::from(byte & 0x7f) << (7 * place);
         if byte & 0x80 == 0 {
             return if body <= BODY_MAX {
-                Ok(Some(Header {
-                    kind: *kind,
-                    head: place + 2,
-                    body,
-                }))
+                Ok(Some(Header { kind: *kind, head: place + 2, body }))
             } else {
                 Err(WireError::TooLong)
             };
         }
     }
-    if rest.len() < HEADER_MAX - 1 {
-        Ok(None)
-    } else {
-        Err(WireError::BadLength)
-    }
+    if rest.len() < HEADER_MAX - 1 { Ok(None) } else { Err(WireError::BadLength) }
 }
 
 /// The first frame in `bytes`, taken apart: kind, body, and what comes after it.
@@ -87,10 +79,7 @@ pub(crate) fn split(bytes: &[u8]) -> Result<(u8, &[u8], &[u8]), WireError> {
 
 /// One frame. `body` must be within [`BODY_MAX`]: what we send is our own responsibility.
 pub(crate) fn frame(kind: u8, body: &[u8]) -> Vec<u8> {
-    debug_assert!(
-        body.len() <= BODY_MAX,
-        "a message of kind {kind} outgrew its frame"
-    );
+    debug_assert!(body.len() <= BODY_MAX, "a message of kind {kind} outgrew its frame");
     let mut bytes = Vec::with_capacity(HEADER_MAX + body.len());
     bytes.push(kind);
     let mut length = body.len();
@@ -140,9 +129,7 @@ impl<T: fmt::Debug, const MAX: usize> fmt::Debug for Few<T, MAX> {
 impl<T: Serialize, const MAX: usize> Serialize for Few<T, MAX> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let mut seq = serializer.serialize_seq(Some(self.0.len()))?;
-        self.0
-            .iter()
-            .try_for_each(|item| seq.serialize_element(item))?;
+        self.0.iter().try_for_each(|item| seq.serialize_element(item))?;
         seq.end()
     }
 }
@@ -238,31 +225,10 @@ mod tests {
     fn heads_are_read_from_as_few_bytes_as_they_have() {
         assert_eq!(header(&[]), Ok(None));
         assert_eq!(header(&[7]), Ok(None));
-        assert_eq!(
-            header(&[7, 5]),
-            Ok(Some(Header {
-                kind: 7,
-                head: 2,
-                body: 5
-            }))
-        );
-        assert_eq!(
-            header(&[7, 0x85, 1]),
-            Ok(Some(Header {
-                kind: 7,
-                head: 3,
-                body: 133
-            }))
-        );
+        assert_eq!(header(&[7, 5]), Ok(Some(Header { kind: 7, head: 2, body: 5 })));
+        assert_eq!(header(&[7, 0x85, 1]), Ok(Some(Header { kind: 7, head: 3, body: 133 })));
         assert_eq!(header(&[7, 0x80, 0x80]), Ok(None));
-        assert_eq!(
-            header(&[7, 0x80, 0x80, 4]),
-            Ok(Some(Header {
-                kind: 7,
-                head: 4,
-                body: BODY_MAX
-            }))
-        );
+        assert_eq!(header(&[7, 0x80, 0x80, 4]), Ok(Some(Header { kind: 7, head: 4, body: BODY_MAX })));
         assert_eq!(header(&[7, 0x81, 0x80, 4]), Err(WireError::TooLong));
         assert_eq!(header(&[7, 0x80, 0x80, 0x80]), Err(WireError::BadLength));
     }
@@ -274,10 +240,7 @@ mod tests {
         let ten = postcard::to_allocvec(&alloc::vec![0u8; 10]).unwrap();
         assert!(postcard::from_bytes::<Few<u8, 9>>(&ten).is_err());
         assert!(postcard::from_bytes::<FewBytes<9>>(&ten).is_err());
-        assert_eq!(
-            postcard::from_bytes::<FewBytes<10>>(&ten).unwrap().len(),
-            10
-        );
+        assert_eq!(postcard::from_bytes::<FewBytes<10>>(&ten).unwrap().len(), 10);
     }
 
     proptest! {

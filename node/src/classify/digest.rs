@@ -45,10 +45,7 @@ pub struct Digest {
 impl Digest {
     /// `None` unless `bytes` has the algorithm's length.
     pub fn new(algorithm: Algorithm, bytes: &[u8]) -> Option<Self> {
-        (bytes.len() == algorithm.width()).then(|| Self {
-            algorithm,
-            bytes: bytes.into(),
-        })
+        (bytes.len() == algorithm.width()).then(|| Self { algorithm, bytes: bytes.into() })
     }
 
     /// From hexadecimal digits of either case; `None` unless they are digits of the algorithm's length.
@@ -57,19 +54,9 @@ impl Digest {
         if hex.len() != 2 * algorithm.width() {
             return None;
         }
-        let digit = |c: u8| {
-            char::from(c)
-                .to_digit(16)
-                .and_then(|d| u8::try_from(d).ok())
-        };
-        let bytes: Option<Box<[u8]>> = hex
-            .chunks_exact(2)
-            .map(|p| Some(digit(p[0])? << 4 | digit(p[1])?))
-            .collect();
-        Some(Self {
-            algorithm,
-            bytes: bytes?,
-        })
+        let digit = |c: u8| char::from(c).to_digit(16).and_then(|d| u8::try_from(d).ok());
+        let bytes: Option<Box<[u8]>> = hex.chunks_exact(2).map(|p| Some(digit(p[0])? << 4 | digit(p[1])?)).collect();
+        Some(Self { algorithm, bytes: bytes? })
     }
 
     pub fn algorithm(&self) -> Algorithm {
@@ -83,12 +70,10 @@ impl Digest {
     /// The bytes in lower-case hexadecimal.
     pub fn hex(&self) -> String {
         use fmt::Write;
-        self.bytes
-            .iter()
-            .fold(String::with_capacity(2 * self.bytes.len()), |mut s, b| {
-                let _ = write!(s, "{b:02x}");
-                s
-            })
+        self.bytes.iter().fold(String::with_capacity(2 * self.bytes.len()), |mut s, b| {
+            let _ = write!(s, "{b:02x}");
+            s
+        })
     }
 }
 
@@ -113,18 +98,9 @@ mod tests {
         let hex = "d41d8cd98f00b204e9800998ecf8427e";
         let digest = Digest::from_hex(Algorithm::Md5, hex).unwrap();
         assert_eq!(digest.hex(), hex);
-        assert_eq!(
-            Digest::from_hex(Algorithm::Md5, &hex.to_uppercase()),
-            Some(digest.clone())
-        );
+        assert_eq!(Digest::from_hex(Algorithm::Md5, &hex.to_uppercase()), Some(digest.clone()));
         assert_eq!(digest.to_string(), format!("md5:{hex}"));
-        for bad in [
-            "",
-            "d4",
-            &hex[1..],
-            "g41d8cd98f00b204e9800998ecf8427e",
-            "é1d8cd98f00b204e9800998ecf8427e",
-        ] {
+        for bad in ["", "d4", &hex[1..], "g41d8cd98f00b204e9800998ecf8427e", "é1d8cd98f00b204e9800998ecf8427e"] {
             assert_eq!(Digest::from_hex(Algorithm::Md5, bad), None, "{bad:?}");
         }
         assert_eq!(Digest::new(Algorithm::Sha256, &[0; 20]), None);

@@ -2,12 +2,16 @@
 //! family. Does no I/O and knows nothing of hosts: classes come from the form of a path alone (R15).
 
 pub mod digest;
+pub mod family;
 pub mod url;
 
 use serde::{Deserialize, Serialize};
 
 pub use digest::{Algorithm, Digest};
+pub use family::{cache_key, classify};
 pub use url::{BadUrl, KeyHash, Url};
+
+use crate::ledger::Subject;
 
 /// The family of package managers that a path belongs to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -45,5 +49,16 @@ impl Class {
     /// Is it "ours" in the sense of the decision tree?
     pub fn is_ours(self) -> bool {
         self != Self::Other
+    }
+}
+
+impl From<Class> for Subject {
+    fn from(class: Class) -> Self {
+        match class {
+            Class::Package => Self::Package,
+            Class::ImmutableMetadata => Self::ImmutableMetadata,
+            Class::MutableMetadata => Self::MutableMetadata,
+            Class::Other => Self::Other,
+        }
     }
 }

@@ -81,11 +81,7 @@ impl Url {
         }
         url.push_str(tail);
         // `scheme` is 7 or 8 bytes long.
-        Ok(Self {
-            text: url.into(),
-            host: if https { 8 } else { 7 },
-            path,
-        })
+        Ok(Self { text: url.into(), host: if https { 8 } else { 7 }, path })
     }
 
     pub fn as_str(&self) -> &str {
@@ -118,10 +114,7 @@ impl Url {
     pub fn port(&self) -> u16 {
         let authority = self.authority();
         let after_host = authority.rsplit(']').next().unwrap_or_default();
-        match after_host
-            .rsplit_once(':')
-            .and_then(|(_, port)| port.parse().ok())
-        {
+        match after_host.rsplit_once(':').and_then(|(_, port)| port.parse().ok()) {
             Some(port) => port,
             None if self.is_https() => 443,
             None => 80,
@@ -140,9 +133,7 @@ impl Url {
 
     /// The query without its question mark.
     pub fn query(&self) -> Option<&str> {
-        self.path_and_query()
-            .split_once('?')
-            .map(|(_, query)| query)
+        self.path_and_query().split_once('?').map(|(_, query)| query)
     }
 
     /// The same host with another path and query (which must start with a slash).
@@ -172,16 +163,12 @@ fn split_authority(authority: &str, default_port: u16) -> Result<(&str, u16), Ba
     let (host, port) = match authority.strip_prefix('[') {
         Some(rest) => {
             let (address, after) = rest.split_once(']').ok_or(BadUrl::Host)?;
-            address
-                .parse::<std::net::Ipv6Addr>()
-                .map_err(|_| BadUrl::Host)?;
+            address.parse::<std::net::Ipv6Addr>().map_err(|_| BadUrl::Host)?;
             (&authority[..address.len() + 2], after)
         }
         None => {
             let end = authority.find(':').unwrap_or(authority.len());
-            let host = authority[..end]
-                .strip_suffix('.')
-                .unwrap_or(&authority[..end]);
+            let host = authority[..end].strip_suffix('.').unwrap_or(&authority[..end]);
             let legal = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_');
             if host.is_empty()
                 || host.len() > 253
@@ -197,11 +184,9 @@ fn split_authority(authority: &str, default_port: u16) -> Result<(&str, u16), Ba
     let port = match port.strip_prefix(':') {
         None if port.is_empty() => default_port,
         Some("") => default_port,
-        Some(digits) if digits.bytes().all(|b| b.is_ascii_digit()) => digits
-            .parse()
-            .ok()
-            .filter(|p| *p != 0)
-            .ok_or(BadUrl::Port)?,
+        Some(digits) if digits.bytes().all(|b| b.is_ascii_digit()) => {
+            digits.parse().ok().filter(|p| *p != 0).ok_or(BadUrl::Port)?
+        }
         _ => return Err(BadUrl::Port),
     };
     Ok((host, port))
@@ -239,10 +224,7 @@ mod tests {
             ("http://example.org./a#frag", "http://example.org/a"),
             ("http://example.org:/a", "http://example.org/a"),
             ("http://[2001:DB8::1]:8080/a", "http://[2001:db8::1]:8080/a"),
-            (
-                "http://example.org/a/../b//%2e/A+B%20c?x=/y",
-                "http://example.org/a/../b//%2e/A+B%20c?x=/y",
-            ),
+            ("http://example.org/a/../b//%2e/A+B%20c?x=/y", "http://example.org/a/../b//%2e/A+B%20c?x=/y"),
             ("http://example.org/\u{e9}", "http://example.org/\u{e9}"),
         ] {
             let url = Url::parse(text).unwrap();
@@ -254,23 +236,11 @@ mod tests {
     #[test]
     fn parts() {
         let url = Url::parse("https://[::1]:8443/a/b?c=d?e").unwrap();
-        assert_eq!(
-            (url.scheme(), url.host(), url.port()),
-            ("https", "::1", 8443)
-        );
-        assert_eq!(
-            (url.authority(), url.path(), url.query()),
-            ("[::1]:8443", "/a/b", Some("c=d?e"))
-        );
+        assert_eq!((url.scheme(), url.host(), url.port()), ("https", "::1", 8443));
+        assert_eq!((url.authority(), url.path(), url.query()), ("[::1]:8443", "/a/b", Some("c=d?e")));
         let url = Url::parse("http://example.org/a").unwrap();
-        assert_eq!(
-            (url.scheme(), url.host(), url.port()),
-            ("http", "example.org", 80)
-        );
-        assert_eq!(
-            (url.authority(), url.path(), url.query()),
-            ("example.org", "/a", None)
-        );
+        assert_eq!((url.scheme(), url.host(), url.port()), ("http", "example.org", 80));
+        assert_eq!((url.authority(), url.path(), url.query()), ("example.org", "/a", None));
     }
 
     #[test]
@@ -297,10 +267,7 @@ mod tests {
         ] {
             assert_eq!(Url::parse(text), Err(why), "{text:?}");
         }
-        assert_eq!(
-            Url::parse(&format!("http://example.org/{}", "a".repeat(Url::LEN_MAX))),
-            Err(BadUrl::TooLong)
-        );
+        assert_eq!(Url::parse(&format!("http://example.org/{}", "a".repeat(Url::LEN_MAX))), Err(BadUrl::TooLong));
     }
 
     proptest::proptest! {

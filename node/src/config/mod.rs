@@ -1,4 +1,11 @@
-//! The configuration as it is meant. `file` holds it as it is written; nothing else of the program sees an invalid value.
+//! The configuration as it is meant; nothing else of the program sees an invalid value. `written` holds it as it is
+//! written, `meant` turns the one into the other, `load` finds what there is to read on this machine.
+
+pub mod keys;
+mod load;
+mod meant;
+pub mod units;
+pub mod written;
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
@@ -6,6 +13,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use ipnet::IpNet;
+
+pub use load::{ConfigError, Loaded, Overrides, Shown, Surroundings, load};
 
 /// Everything that can be set. Every value has a default.
 #[derive(Debug, Clone)]

@@ -8,9 +8,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use serde::{Deserialize, Serialize};
 
 /// Milliseconds since 1970-01-01 UTC.
-#[derive(
-    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize,
-)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
 pub struct Timestamp(pub u64);
 
 impl Timestamp {
@@ -31,20 +29,14 @@ impl Timestamp {
 
     /// The time of a date in a header; dates before 1970 count as 1970.
     pub fn from_system_time(time: SystemTime) -> Self {
-        Self(
-            time.duration_since(UNIX_EPOCH)
-                .map_or(0, |d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX)),
-        )
+        Self(time.duration_since(UNIX_EPOCH).map_or(0, |d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX)))
     }
 }
 
 impl std::ops::Add<Duration> for Timestamp {
     type Output = Self;
     fn add(self, by: Duration) -> Self {
-        Self(
-            self.0
-                .saturating_add(u64::try_from(by.as_millis()).unwrap_or(u64::MAX)),
-        )
+        Self(self.0.saturating_add(u64::try_from(by.as_millis()).unwrap_or(u64::MAX)))
     }
 }
 
@@ -54,10 +46,7 @@ pub struct Clock(Source);
 
 #[derive(Debug, Clone)]
 enum Source {
-    System {
-        wall_at_start: Timestamp,
-        start: Instant,
-    },
+    System { wall_at_start: Timestamp, start: Instant },
     Manual(Arc<AtomicU64>),
 }
 
@@ -65,10 +54,7 @@ impl Clock {
     /// The machine's clock.
     #[allow(clippy::disallowed_methods)] // This is the one place that reads it.
     pub fn system() -> Self {
-        Self(Source::System {
-            wall_at_start: Timestamp::from_system_time(SystemTime::now()),
-            start: Instant::now(),
-        })
+        Self(Source::System { wall_at_start: Timestamp::from_system_time(SystemTime::now()), start: Instant::now() })
     }
 
     /// A clock that stands still until it is advanced, for tests.
@@ -79,10 +65,7 @@ impl Clock {
     /// Now.
     pub fn now(&self) -> Timestamp {
         match &self.0 {
-            Source::System {
-                wall_at_start,
-                start,
-            } => *wall_at_start + start.elapsed(),
+            Source::System { wall_at_start, start } => *wall_at_start + start.elapsed(),
             Source::Manual(at) => Timestamp(at.load(Ordering::Relaxed)),
         }
     }
@@ -90,10 +73,7 @@ impl Clock {
     /// Moves a manual clock on; does nothing to the system's.
     pub fn advance(&self, by: Duration) {
         if let Source::Manual(at) = &self.0 {
-            at.fetch_add(
-                u64::try_from(by.as_millis()).unwrap_or(u64::MAX),
-                Ordering::Relaxed,
-            );
+            at.fetch_add(u64::try_from(by.as_millis()).unwrap_or(u64::MAX), Ordering::Relaxed);
         }
     }
 }

@@ -37,16 +37,7 @@ impl Mapping {
         let base = match len {
             0 => std::ptr::null_mut(),
             // SAFETY: a fresh mapping at an address of the kernel's choice aliases nothing.
-            _ => unsafe {
-                rustix::mm::mmap(
-                    std::ptr::null_mut(),
-                    len,
-                    ProtFlags::READ,
-                    MapFlags::SHARED,
-                    &file,
-                    0,
-                )?
-            },
+            _ => unsafe { rustix::mm::mmap(std::ptr::null_mut(), len, ProtFlags::READ, MapFlags::SHARED, &file, 0)? },
         };
         Ok(Arc::new(Self { base, len, file }))
     }
@@ -135,14 +126,7 @@ mod tests {
     #[test]
     fn a_file_that_is_too_short_is_refused() {
         let file = tempfile::tempfile().unwrap();
-        assert_eq!(
-            Mapping::new(file, 1).unwrap_err().kind(),
-            io::ErrorKind::UnexpectedEof
-        );
-        assert!(
-            Mapping::new(tempfile::tempfile().unwrap(), 0)
-                .unwrap()
-                .is_empty()
-        );
+        assert_eq!(Mapping::new(file, 1).unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
+        assert!(Mapping::new(tempfile::tempfile().unwrap(), 0).unwrap().is_empty());
     }
 }

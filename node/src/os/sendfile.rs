@@ -55,10 +55,7 @@ impl Outbox {
     /// The mapping that holds this address and the offset in its file. Mappings noted before it have been sent.
     fn find(&self, pointer: *const u8) -> Option<(Arc<Mapping>, u64)> {
         let mut noted = self.lock();
-        let (index, offset) = noted
-            .iter()
-            .enumerate()
-            .find_map(|(i, m)| Some((i, m.offset_of(pointer)?)))?;
+        let (index, offset) = noted.iter().enumerate().find_map(|(i, m)| Some((i, m.offset_of(pointer)?)))?;
         noted.drain(..index);
         Some((noted.front()?.clone(), offset))
     }
@@ -77,10 +74,7 @@ pub struct SendfileStream {
 
 impl SendfileStream {
     pub fn new(stream: TcpStream) -> Self {
-        Self {
-            stream,
-            outbox: Outbox::default(),
-        }
+        Self { stream, outbox: Outbox::default() }
     }
 
     pub fn outbox(&self) -> Outbox {
@@ -88,11 +82,7 @@ impl SendfileStream {
     }
 
     /// One attempt at the socket per readiness; `WouldBlock` clears it and waits again.
-    fn poll_io(
-        &self,
-        cx: &mut Context<'_>,
-        mut io: impl FnMut() -> io::Result<usize>,
-    ) -> Poll<io::Result<usize>> {
+    fn poll_io(&self, cx: &mut Context<'_>, mut io: impl FnMut() -> io::Result<usize>) -> Poll<io::Result<usize>> {
         loop {
             ready!(self.stream.poll_write_ready(cx))?;
             match self.stream.try_io(Interest::WRITABLE, &mut io) {
@@ -102,11 +92,7 @@ impl SendfileStream {
         }
     }
 
-    fn poll_send_more(
-        &self,
-        cx: &mut Context<'_>,
-        bufs: &[IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
+    fn poll_send_more(&self, cx: &mut Context<'_>, bufs: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
         self.poll_io(cx, || {
             let sent = rustix::net::sendmsg(
                 &self.stream,
@@ -127,12 +113,7 @@ impl SendfileStream {
     ) -> Poll<io::Result<usize>> {
         self.poll_io(cx, || {
             let mut at = offset;
-            match rustix::fs::sendfile(
-                &self.stream,
-                mapping.file(),
-                Some(&mut at),
-                len.min(PIECE_MAX),
-            )? {
+            match rustix::fs::sendfile(&self.stream, mapping.file(), Some(&mut at), len.min(PIECE_MAX))? {
                 // Somebody shortened a file of the store: break off rather than touch the missing pages.
                 0 => Err(io::ErrorKind::UnexpectedEof.into()),
                 sent => {
@@ -145,11 +126,7 @@ impl SendfileStream {
 }
 
 impl AsyncWrite for SendfileStream {
-    fn poll_write(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &[u8],
-    ) -> Poll<io::Result<usize>> {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         self.poll_write_vectored(cx, &[IoSlice::new(buf)])
     }
 
@@ -158,10 +135,7 @@ impl AsyncWrite for SendfileStream {
         cx: &mut Context<'_>,
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let mapped = bufs
-            .iter()
-            .enumerate()
-            .find_map(|(i, buf)| Some((i, self.outbox.find(buf.as_ptr())?)));
+        let mapped = bufs.iter().enumerate().find_map(|(i, buf)| Some((i, self.outbox.find(buf.as_ptr())?)));
         let Some((index, (mapping, offset))) = mapped else {
             return Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
         };
@@ -196,11 +170,7 @@ impl AsyncWrite for SendfileStream {
 }
 
 impl AsyncRead for SendfileStream {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_read(cx, buf)
     }
 }
@@ -214,13 +184,8 @@ mod tests {
 
     async fn pair() -> (SendfileStream, TcpStream) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let client = TcpStream::connect(listener.local_addr().unwrap())
-            .await
-            .unwrap();
-        (
-            SendfileStream::new(listener.accept().await.unwrap().0),
-            client,
-        )
+        let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        (SendfileStream::new(listener.accept().await.unwrap().0), client)
     }
 
     fn mapping(len: usize) -> (Vec<u8>, Arc<Mapping>) {
@@ -238,17 +203,11 @@ mod tests {
         server.outbox().note(&mapping);
         let before = SENDFILE_BYTES.load(Ordering::Relaxed);
         let sender = crate::os::tasks::spawn("test", async move {
-            let mut bufs = [
-                IoSlice::new(b"head"),
-                IoSlice::new(&slice),
-                IoSlice::new(b"tail"),
-            ];
+            let mut bufs = [IoSlice::new(b"head"), IoSlice::new(&slice), IoSlice::new(b"tail")];
             let mut bufs = &mut bufs[..];
             while !bufs.is_empty() {
                 let sent =
-                    std::future::poll_fn(|cx| Pin::new(&mut server).poll_write_vectored(cx, bufs))
-                        .await
-                        .unwrap();
+                    std::future::poll_fn(|cx| Pin::new(&mut server).poll_write_vectored(cx, bufs)).await.unwrap();
                 IoSlice::advance_slices(&mut bufs, sent);
             }
             server.shutdown().await.unwrap();
@@ -282,18 +241,11 @@ mod tests {
         let (_, mapping) = mapping(100_000);
         let slice = mapping.bytes(0..100_000);
         server.outbox().note(&mapping);
-        mapping
-            .file()
-            .try_clone()
-            .unwrap()
-            .set_len(4096)
-            .unwrap_or_default();
+        mapping.file().try_clone().unwrap().set_len(4096).unwrap_or_default();
         let mut sent = 0;
         let error = loop {
             let bufs = [IoSlice::new(&slice[sent..])];
-            match std::future::poll_fn(|cx| Pin::new(&mut server).poll_write_vectored(cx, &bufs))
-                .await
-            {
+            match std::future::poll_fn(|cx| Pin::new(&mut server).poll_write_vectored(cx, &bufs)).await {
                 Ok(n) => sent += n,
                 Err(e) => break e,
             }

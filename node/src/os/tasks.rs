@@ -23,3 +23,13 @@ where
 {
     tokio::task::spawn_blocking(work)
 }
+
+/// Runs a future on a thread of the pool for blocking work, where it may block between its waits.
+pub fn on_own_thread<F>(name: &'static str, future: F) -> JoinHandle<F::Output>
+where
+    F: Future + Send + 'static,
+    F::Output: Send + 'static,
+{
+    let runtime = tokio::runtime::Handle::current();
+    blocking(name, move || runtime.block_on(future))
+}

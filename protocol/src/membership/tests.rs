@@ -14,38 +14,22 @@ struct Site {
 
 fn contact(number: usize, incarnation: u64) -> Contact {
     let address = Some(SocketAddr::from(([192, 0, 2, number as u8], 3142)));
-    Contact {
-        node: NodeId([number as u8; 16]),
-        incarnation: Incarnation(incarnation),
-        address,
-    }
+    Contact { node: NodeId([number as u8; 16]), incarnation: Incarnation(incarnation), address }
 }
 
 impl Site {
     /// All nodes have been met by the first, and by nobody else.
     fn new(count: usize) -> Self {
-        let nodes = (0..count)
-            .map(|number| Membership::new(contact(number, 1), Random::seeded(number as u64)))
-            .collect();
-        let mut site = Self {
-            now: Instant::default(),
-            nodes,
-            cut: BTreeSet::new(),
-            bytes: 0,
-        };
+        let nodes =
+            (0..count).map(|number| Membership::new(contact(number, 1), Random::seeded(number as u64))).collect();
+        let mut site = Self { now: Instant::default(), nodes, cut: BTreeSet::new(), bytes: 0 };
         (1..count).for_each(|number| site.nodes[number].met(site.now, contact(0, 1)));
         site
     }
 
     fn run(&mut self, duration: Duration) {
         let end = self.now + duration;
-        while let Some(next) = self
-            .nodes
-            .iter()
-            .filter_map(Membership::deadline)
-            .min()
-            .filter(|next| *next <= end)
-        {
+        while let Some(next) = self.nodes.iter().filter_map(Membership::deadline).min().filter(|next| *next <= end) {
             self.now = self.now.max(next);
             for number in 0..self.nodes.len() {
                 let events = self.nodes[number].advance(self.now);
@@ -56,8 +40,7 @@ impl Site {
     }
 
     fn deliver(&mut self, from: usize, events: Vec<Event>) {
-        let mut packets: Vec<(usize, Event)> =
-            events.into_iter().map(|event| (from, event)).collect();
+        let mut packets: Vec<(usize, Event)> = events.into_iter().map(|event| (from, event)).collect();
         while let Some((from, event)) = packets.pop() {
             let Event::Send(to, packet) = event else {
                 continue;
@@ -67,9 +50,7 @@ impl Site {
                 continue;
             }
             self.bytes += packet.len();
-            let events = self.nodes[to]
-                .receive(self.now, contact(from, 0).node, &packet)
-                .expect("sound packets");
+            let events = self.nodes[to].receive(self.now, contact(from, 0).node, &packet).expect("sound packets");
             packets.extend(events.into_iter().map(|event| (to, event)));
         }
     }
@@ -84,18 +65,8 @@ fn those_who_meet_one_become_members_of_all() {
     let mut site = Site::new(10);
     site.run(Duration::from_secs(5));
     assert_eq!(site.live(), [9; 10]);
-    assert!(
-        site.nodes
-            .iter()
-            .all(|node| node.sum() == site.nodes[0].sum()),
-        "equal lists have equal sums"
-    );
-    assert!(
-        site.nodes
-            .iter()
-            .flat_map(|node| node.live().values())
-            .all(|contact| contact.address.is_some())
-    );
+    assert!(site.nodes.iter().all(|node| node.sum() == site.nodes[0].sum()), "equal lists have equal sums");
+    assert!(site.nodes.iter().flat_map(|node| node.live().values()).all(|contact| contact.address.is_some()));
 }
 
 #[test]
@@ -114,14 +85,7 @@ fn the_dead_are_found_out_and_come_back() {
     site.run(Duration::from_secs(5));
     site.cut.insert(3);
     site.run(Duration::from_secs(5));
-    assert!(
-        site.live()
-            .iter()
-            .enumerate()
-            .all(|(number, live)| number == 3 || *live == 8),
-        "{:?}",
-        site.live()
-    );
+    assert!(site.live().iter().enumerate().all(|(number, live)| number == 3 || *live == 8), "{:?}", site.live());
     site.cut.clear();
     // As on a new connection: each says who it is.
     let returned = *site.nodes[3].own();
@@ -139,8 +103,7 @@ fn a_short_sleep_costs_nobody_the_membership() {
     let mut site = Site::new(5);
     site.run(Duration::from_secs(5));
     let (asleep, from) = (site.nodes.swap_remove(4), site.now);
-    site.nodes
-        .push(Membership::new(contact(4, 1), Random::seeded(9)));
+    site.nodes.push(Membership::new(contact(4, 1), Random::seeded(9)));
     site.cut.insert(4);
     site.run(Duration::from_millis(900));
     site.nodes[4] = asleep;
@@ -156,16 +119,8 @@ fn lists_of_liars_are_bounded() {
     let lies = (0..10_000u32).map(|number| {
         let mut id = [7; 16];
         id[..4].copy_from_slice(&number.to_le_bytes());
-        let contact = Contact {
-            node: NodeId(id),
-            incarnation: Incarnation(1),
-            address: None,
-        };
-        Belief {
-            contact,
-            refutations: 0,
-            state: State::Alive,
-        }
+        let contact = Contact { node: NodeId(id), incarnation: Incarnation(1), address: None };
+        Belief { contact, refutations: 0, state: State::Alive }
     });
     node.believe(Instant::default(), lies, false);
     assert_eq!(node.live().len(), KNOWN_MAX);

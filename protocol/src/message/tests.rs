@@ -12,16 +12,8 @@ use crate::wire::{BODY_MAX, DATAGRAM_MAX};
 const NODE: NodeId = NodeId(*b"node of examples");
 const OTHER: NodeId = NodeId(*b"another example!");
 const KEY: Key = Key(*b"key for examples");
-const HEAD: Head = Head {
-    node: NODE,
-    epoch: Incarnation(300),
-    beat: 2,
-    sequence: 5,
-    count: 4,
-    load: 6,
-    room: 7,
-    draining: true,
-};
+const HEAD: Head =
+    Head { node: NODE, epoch: Incarnation(300), beat: 2, sequence: 5, count: 4, load: 6, room: 7, draining: true };
 
 fn addresses() -> Few<SocketAddr, ADDRESSES_MAX> {
     Few::of(["192.0.2.1:3142", "[2001:db8::1]:3142"].map(|address| address.parse().unwrap()))
@@ -40,10 +32,7 @@ fn examples() -> Vec<Message> {
     let page = PageAnswer {
         epoch: Incarnation(300),
         sequence: 5,
-        shape: Shape {
-            page_bits: 1,
-            buckets: 2,
-        },
+        shape: Shape { page_bits: 1, buckets: 2 },
         index: 1,
         counts: FewBytes::of(&[1, 0]),
         remainders: FewBytes::of(&[8, 9]),
@@ -68,49 +57,23 @@ fn examples() -> Vec<Message> {
             changes: Few::of([Change::new(258, true)]),
             last: 5,
         }),
-        Message::PageAsk(
-            Shape {
-                page_bits: 1,
-                buckets: 2,
-            },
-            1,
-        ),
+        Message::PageAsk(Shape { page_bits: 1, buckets: 2 }, 1),
         Message::Page(page),
         Message::AuditAsk(1),
-        Message::Audit(Audit {
-            epoch: Incarnation(300),
-            sequence: 5,
-            sums: Few::of([1, 128]),
-        }),
+        Message::Audit(Audit { epoch: Incarnation(300), sequence: 5, sums: Few::of([1, 128]) }),
         Message::Claim(KEY, Some(NODE)),
         Message::Verdict(KEY, Verdict::Follow(OTHER)),
         Message::Renew(Few::of([KEY])),
         Message::Ended(KEY, true),
         Message::Confirm(KEY, 1000),
-        Message::Freshness(
-            KEY,
-            Freshness::Known {
-                version: Version([3; 16]),
-                age: 20,
-                by: NODE,
-            },
-        ),
+        Message::Freshness(KEY, Freshness::Known { version: Version([3; 16]), age: 20, by: NODE }),
         Message::Confirmed(KEY, Some(Version([3; 16])), 30),
-        Message::Demands(Few::of([Demand {
-            key: KEY,
-            amount: 256,
-        }])),
+        Message::Demands(Few::of([Demand { key: KEY, amount: 256 }])),
         Message::Copy(KEY, NODE),
         Message::Copied(KEY, false),
         Message::Tops(Tops {
-            objects: Few::of([Demand {
-                key: KEY,
-                amount: 512,
-            }]),
-            names: Few::of([NameDemand {
-                name: FewBytes::of(b"vlc"),
-                amount: 256,
-            }]),
+            objects: Few::of([Demand { key: KEY, amount: 512 }]),
+            names: Few::of([NameDemand { name: FewBytes::of(b"vlc"), amount: 256 }]),
         }),
         Message::Bye(Incarnation(9)),
     ]
@@ -119,40 +82,27 @@ fn examples() -> Vec<Message> {
 /// Hexadecimal, with letters where the bytes of the examples' names stand.
 fn spelled(bytes: &[u8]) -> String {
     let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
-    [
-        (NODE.0, "<node>"),
-        (OTHER.0, "<other>"),
-        (KEY.0, "<key>"),
-        ([3; 16], "<version>"),
-    ]
-    .iter()
-    .fold(hex, |text, (name, letters)| {
-        let name: String = name.iter().map(|byte| format!("{byte:02x}")).collect();
-        text.replace(&name, letters)
-    })
+    [(NODE.0, "<node>"), (OTHER.0, "<other>"), (KEY.0, "<key>"), ([3; 16], "<version>")].iter().fold(
+        hex,
+        |text, (name, letters)| {
+            let name: String = name.iter().map(|byte| format!("{byte:02x}")).collect();
+            text.replace(&name, letters)
+        },
+    )
 }
 
 #[test]
 fn the_bytes_of_every_kind_are_for_ever() {
     let golden = include_str!("golden.txt");
-    let now: String = examples()
-        .iter()
-        .map(|message| format!("{}\n", spelled(&message.encode())))
-        .collect();
-    assert_eq!(
-        now, golden,
-        "nodes of other versions would not understand this"
-    );
+    let now: String = examples().iter().map(|message| format!("{}\n", spelled(&message.encode()))).collect();
+    assert_eq!(now, golden, "nodes of other versions would not understand this");
 }
 
 #[test]
 fn every_kind_is_read_back_and_has_an_example() {
     let examples = examples();
     let kinds: Vec<u8> = KINDS.iter().map(|(kind, _)| *kind).collect();
-    assert_eq!(
-        examples.iter().map(Message::kind).collect::<Vec<_>>(),
-        kinds
-    );
+    assert_eq!(examples.iter().map(Message::kind).collect::<Vec<_>>(), kinds);
     for message in examples {
         let bytes = message.encode();
         assert_eq!(Message::decode(&bytes), Ok((Some(message), &[][..])));
@@ -169,17 +119,12 @@ fn unknown_kinds_and_appended_fields_are_skipped() {
     bytes.extend(frame(5, &longer));
     let (nothing, rest) = Message::decode(&bytes).unwrap();
     assert_eq!(nothing, None);
-    assert_eq!(
-        Message::decode(rest),
-        Ok((Some(Message::Pull(Incarnation(1), 2)), &[][..]))
-    );
+    assert_eq!(Message::decode(rest), Ok((Some(Message::Pull(Incarnation(1), 2)), &[][..])));
 }
 
 #[test]
 fn the_longest_of_each_kind_fits_its_bound() {
-    let v6: SocketAddr = "[ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff]:65535"
-        .parse()
-        .unwrap();
+    let v6: SocketAddr = "[ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff]:65535".parse().unwrap();
     let head = Head {
         node: NODE,
         epoch: Incarnation::MAX,
@@ -201,19 +146,13 @@ fn the_longest_of_each_kind_fits_its_bound() {
     let page = PageAnswer {
         epoch: Incarnation::MAX,
         sequence: u64::MAX,
-        shape: Shape {
-            page_bits: 8,
-            buckets: 4096,
-        },
+        shape: Shape { page_bits: 8, buckets: 4096 },
         index: 255,
         counts: FewBytes::of(&[255; 4096]),
         remainders: FewBytes::of(&[255; REMAINDERS_MAX]),
         sum: u64::MAX,
     };
-    let demand = Demand {
-        key: KEY,
-        amount: u32::MAX,
-    };
+    let demand = Demand { key: KEY, amount: u32::MAX };
     let longest = vec![
         Message::Hello(Hello {
             version: 1,
@@ -227,12 +166,7 @@ fn the_longest_of_each_kind_fits_its_bound() {
         Message::Members(Few::of(vec![member; MEMBERS_MAX])),
         // Epochs are milliseconds of the wall clock; datagrams are made for such, not for the greatest there can be.
         Message::Heads(Few::of(vec![
-            Head {
-                epoch: Incarnation(1 << 42),
-                count: 1 << 24,
-                sequence: 1 << 40,
-                ..head
-            };
+            Head { epoch: Incarnation(1 << 42), count: 1 << 24, sequence: 1 << 40, ..head };
             HEADS_MAX
         ])),
         Message::Delta(Delta {
@@ -242,22 +176,12 @@ fn the_longest_of_each_kind_fits_its_bound() {
             last: u64::MAX,
         }),
         Message::Page(page),
-        Message::Audit(Audit {
-            epoch: Incarnation::MAX,
-            sequence: u64::MAX,
-            sums: Few::of([u64::MAX; 256]),
-        }),
+        Message::Audit(Audit { epoch: Incarnation::MAX, sequence: u64::MAX, sums: Few::of([u64::MAX; 256]) }),
         Message::Renew(Few::of([KEY; KEYS_MAX])),
         Message::Demands(Few::of([demand; DEMANDS_MAX])),
         Message::Tops(Tops {
             objects: Few::of([demand; TOPS_MAX]),
-            names: Few::of(vec![
-                NameDemand {
-                    name: FewBytes::of(&[b'n'; NAME_MAX]),
-                    amount: u32::MAX
-                };
-                TOPS_MAX
-            ]),
+            names: Few::of(vec![NameDemand { name: FewBytes::of(&[b'n'; NAME_MAX]), amount: u32::MAX }; TOPS_MAX]),
         }),
     ];
     for message in longest {
@@ -268,12 +192,7 @@ fn the_longest_of_each_kind_fits_its_bound() {
             message.kind(),
             bytes.len()
         );
-        assert_eq!(
-            Message::decode(&bytes).map(|(message, _)| message.is_some()),
-            Ok(true),
-            "kind {}",
-            message.kind()
-        );
+        assert_eq!(Message::decode(&bytes).map(|(message, _)| message.is_some()), Ok(true), "kind {}", message.kind());
     }
     assert!(KINDS.iter().all(|(_, bound)| *bound <= BODY_MAX));
 }

@@ -41,13 +41,8 @@ impl Pair {
 
     /// Lets the mirror ask until it has nothing to ask for; returns how many questions it took.
     fn settle(&mut self) -> usize {
-        let head = (
-            self.owner.epoch(),
-            self.owner.sequence(),
-            self.owner.count(),
-        );
-        self.mirrors
-            .announced(self.now, OWNER, head, &mut self.random);
+        let head = (self.owner.epoch(), self.owner.sequence(), self.owner.count());
+        self.mirrors.announced(self.now, OWNER, head, &mut self.random);
         for questions in 0.. {
             self.now = self.now + Duration::from_millis(150);
             let mut out = Outbox::default();
@@ -68,21 +63,14 @@ impl Pair {
         let mut out = Outbox::default();
         match question {
             Message::Pull(epoch, after) => {
-                self.mirrors
-                    .delta(self.now, OWNER, self.owner.delta(epoch, after), &mut out)
+                self.mirrors.delta(self.now, OWNER, self.owner.delta(epoch, after), &mut out)
             }
-            Message::PageAsk(shape, index) => self.mirrors.page(
-                self.now,
-                OWNER,
-                &self.owner.page(shape, index).unwrap(),
-                &mut out,
-            ),
-            Message::AuditAsk(bits) => self.mirrors.audit(
-                self.now,
-                OWNER,
-                &self.owner.audit(bits).unwrap(),
-                &mut self.random,
-            ),
+            Message::PageAsk(shape, index) => {
+                self.mirrors.page(self.now, OWNER, &self.owner.page(shape, index).unwrap(), &mut out)
+            }
+            Message::AuditAsk(bits) => {
+                self.mirrors.audit(self.now, OWNER, &self.owner.audit(bits).unwrap(), &mut self.random)
+            }
             other => panic!("{other:?}"),
         }
         assert!(out.pop().is_none(), "a sound owner was accused");
@@ -93,13 +81,7 @@ impl Pair {
         assert_eq!(mirror.sequence, self.owner.sequence());
         assert_eq!(mirror.table.len() as u64, self.owner.count());
         let audit = self.owner.audit(mirror.table.geometry().page_bits).unwrap();
-        assert!(
-            audit
-                .sums
-                .iter()
-                .enumerate()
-                .all(|(index, sum)| mirror.table.sum(index) == *sum)
-        );
+        assert!(audit.sums.iter().enumerate().all(|(index, sum)| mirror.table.sum(index) == *sum));
     }
 }
 

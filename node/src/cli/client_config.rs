@@ -1,0 +1,57 @@
+//! What to write on a client of each family (CLIENTS.md).
+
+/// A family of package managers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(super) enum Family {
+    Dnf,
+    Apt,
+    Zypper,
+    Pacman,
+    Apk,
+}
+
+/// Lines to copy, with where they belong.
+pub(super) fn recipe(family: Family, node: &str) -> String {
+    match family {
+        Family::Dnf => format!(
+            "# /etc/dnf/dnf.conf, section [main]\nproxy=http://{node}\n# Behind a proxy it would measure the proxy:\nfastestmirror=0\n\
+             # Repositories over https are cached when asked for as http://{node}/HTTPS///HOST/PATH in `baseurl`.\n"
+        ),
+        Family::Apt => format!(
+            "# /etc/apt/apt.conf.d/30imirror\nAcquire::http::Proxy \"http://{node}\";\n\
+             # Repositories over https: write http://HTTPS///HOST/PATH instead of https://HOST/PATH in the sources.\n"
+        ),
+        Family::Zypper => format!(
+            "# /etc/sysconfig/proxy\nPROXY_ENABLED=\"yes\"\nHTTP_PROXY=\"http://{node}\"\n\
+             # or, for one repository, in /etc/zypp/repos.d/NAME.repo\n# baseurl=http://{node}/HOST/PATH\n"
+        ),
+        Family::Pacman => format!(
+            "# /etc/pacman.conf, in each repository's section, above its Server or Include line;\n\
+             # packages come from here, databases from the Server as well when it is listed like this:\n\
+             CacheServer = http://{node}/MIRROR-HOST/PATH/$repo/os/$arch\nServer = http://{node}/MIRROR-HOST/PATH/$repo/os/$arch\n"
+        ),
+        Family::Apk => format!(
+            "# /etc/apk/repositories: put the node in front of the mirror\nhttp://{node}/MIRROR-HOST/PATH/main\n\
+             # or, for a shell\n# export http_proxy=http://{node}\n"
+        ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_recipe_names_the_node_and_the_file() {
+        for (family, file) in [
+            (Family::Dnf, "/etc/dnf/dnf.conf"),
+            (Family::Apt, "/etc/apt/apt.conf.d/"),
+            (Family::Zypper, "/etc/sysconfig/proxy"),
+            (Family::Pacman, "/etc/pacman.conf"),
+            (Family::Apk, "/etc/apk/repositories"),
+        ] {
+            let recipe = recipe(family, "lab1:3142");
+            assert!(recipe.contains(file) && recipe.contains("http://lab1:3142"), "{recipe}");
+        }
+    }
+}

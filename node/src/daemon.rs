@@ -1,0 +1,346 @@
+//! The running node: the only place that knows all parts. It puts them together, owns their tasks, and ends them in order.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use futures_util::future::BoxFuture;
+use http::Request;
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use tokio::net::UnixListener;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::watch;
+
+use crate::classify::Url;
+use crate::config::Config;
+use crate::door::client::Door;
+use crate::door::pages::{self, Operations};
+use crate::fault::Fault;
+use crate::flight::Flights;
+use crate::journey::{Journey, Options};
+use crate::ledger::status::{
+    Cache, Flight, Health, Helper, Lookup, Member, Node, Repo, Site, Status, StoredObject, Verify,
+};
+use crate::ledger::{AccessLog, Ledger, metrics};
+use crate::os::clock::{Clock, Timestamp};
+use crate::os::{net, tasks};
+use crate::repos::Configured;
+use crate::store::{self, Entry, Store};
+use crate::upstream::{Own, Upstreams};
+
+/// After a stop was asked for, clients have this long to get the rest of their answers.
+const FAREWELL: Duration = Duration::from_secs(10);
+
+/// Runs the node until it is told to stop.
+pub fn run(config: Config) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().thread_name("imirror").build()?;
+    let ran = runtime.block_on(serve(config));
+    // Tunnels and reads of a hanging disk are not waited for.
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    ran
+}
+
+async fn serve(config: Config) -> anyhow::Result<()> {
+    net::raise_file_limit();
+    let signals = Signals::new()?;
+    let listener = net::listen_tcp(config.listen).with_context(|| {
+        format!(
+            "cannot listen on {}: is another imirror or apt-cacher-ng running? Choose another address with `listen` or IMIRROR_LISTEN",
+            config.listen
+        )
+    })?;
+    let parts = Parts::assemble(config).await?;
+    let control = listen_control(&parts.config.socket)?;
+    let (stop, stopping) = watch::channel(false);
+    let door = Arc::new(Door {
+        journey: parts.journey.clone(),
+        repos: parts.repos.clone(),
+        clients: parts.config.clients.clone(),
+        ledger: parts.ledger.clone(),
+        operations: parts.clone(),
+        name: parts.config.name.clone(),
+        clock: parts.clock.clone(),
+    });
+    let clients = tasks::spawn("clients", door.serve(listener, stopping.clone()));
+    tasks::spawn("control", serve_control(control, parts.clone(), stopping));
+    tasks::spawn("probe", parts.journey.upstreams().clone().probe());
+    let store = parts.journey.store().clone();
+    tasks::blocking("reconcile", move || store.reconcile());
+    parts.greet();
+    let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
+    tasks::spawn("watchdog", watchdog());
+
+    signals.wait(&parts).await;
+    let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
+    tracing::info!("stopping");
+    stop.send_replace(true);
+    let _ = clients.await;
+    parts.farewell().await;
+    Ok(())
+}
+
+/// All that a running node consists of.
+struct Parts {
+    config: Config,
+    clock: Clock,
+    started: Timestamp,
+    ledger: Arc<Ledger>,
+    repos: Arc<Configured>,
+    journey: Journey,
+}
+
+impl Parts {
+    async fn assemble(config: Config) -> anyhow::Result<Arc<Self>> {
+        let clock = Clock::system();
+        std::fs::create_dir_all(&config.state_dir).with_context(|| {
+            format!("cannot make {}: set `state_dir` to a folder that this user can write", config.state_dir.display())
+        })?;
+        let options = store::Options {
+            dir: config.cache_dir.clone(),
+            size: config.cache_size,
+            memory_size: config.memory_size,
+            clock: clock.clone(),
+        };
+        let store = tasks::blocking("open the store", move || Store::open(options)).await??;
+        let log = AccessLog::open(config.access_log, &config.state_dir.join("access.log"))?;
+        let ledger = Ledger::new(log);
+        let own = Own { port: config.listen.port(), addresses: net::own_address().into_iter().collect() };
+        let upstreams = Upstreams::new(&config.upstream, own, clock.clone());
+        let flights = Flights::new(store.clone(), upstreams.clone(), ledger.clone(), clock.clone());
+        let options = Options { name: config.name.clone(), freshness: config.freshness.clone() };
+        let journey = Journey::new(options, store, flights, upstreams, ledger.clone(), clock.clone())?;
+        let repos = Arc::new(Configured::new(&config.repos)?);
+        Ok(Arc::new(Self { started: clock.now(), config, clock, ledger, repos, journey }))
+    }
+
+    /// What a new user has to know, in three lines (R1).
+    fn greet(&self) {
+        let usage = self.journey.store().usage();
+        tracing::info!("imirror {} listens on {}", self.config.name, self.config.listen);
+        tracing::info!(
+            "it caches RPM, deb, Arch and Alpine packages in {}, up to {} GiB ({} objects there now)",
+            self.config.cache_dir.display(),
+            usage.limit_bytes >> 30,
+            usage.objects
+        );
+        tracing::info!(
+            "on a client: http_proxy=http://{0} for any package manager; `imirror client-config apt --node {0}` says more",
+            self.address()
+        );
+    }
+
+    fn address(&self) -> String {
+        let ip = match self.config.listen.ip() {
+            ip if ip.is_unspecified() => net::own_address().unwrap_or(ip),
+            ip => ip,
+        };
+        std::net::SocketAddr::new(ip, self.config.listen.port()).to_string()
+    }
+
+    /// Clients finish, flights are journalled, the index is written.
+    async fn farewell(&self) {
+        let flights = self.journey.flights();
+        let deadline = tokio::time::Instant::now() + FAREWELL;
+        while flights.status().iter().any(|flight| flight.readers > 0) && tokio::time::Instant::now() < deadline {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        flights.suspend_all().await;
+        let store = self.journey.store().clone();
+        let _ = tasks::blocking("close the store", move || store.close()).await;
+        if let Some(log) = self.ledger.access_log() {
+            log.flush();
+        }
+        let _ = std::fs::remove_file(&self.config.socket);
+    }
+}
+
+impl Operations for Parts {
+    fn status(&self) -> Status {
+        let usage = self.journey.store().usage();
+        let address = self.address();
+        // Until nodes have an identity of their own, the name is all there is.
+        let id = self.config.name.clone();
+        let member = Member {
+            name: self.config.name.clone(),
+            id: id.clone(),
+            address: address.clone(),
+            state: "alive".into(),
+            objects: usage.objects,
+            bytes: usage.bytes,
+            load: 0.0,
+        };
+        let now = self.clock.now();
+        let flights = self.journey.flights().status().into_iter().map(|flight| {
+            let seconds = now.since(flight.started).as_secs_f64().max(0.001);
+            Flight {
+                url: flight.url.to_string(),
+                bytes: flight.bytes,
+                total: flight.total,
+                readers: flight.readers as u64,
+                source: flight.source,
+                rate: (flight.bytes as f64 / seconds) as u64,
+            }
+        });
+        let repos = self.config.repos.iter().map(|(name, repo)| Repo {
+            name: name.clone(),
+            upstreams: repo.upstreams.clone(),
+            metalink: repo.metalink.clone(),
+        });
+        Status {
+            node: Node {
+                name: self.config.name.clone(),
+                id: id.clone(),
+                version: env!("CARGO_PKG_VERSION").into(),
+                started: self.started,
+                address,
+            },
+            site: Site { id, nodes: vec![member] },
+            cache: Cache { objects: usage.objects, bytes: usage.bytes, limit_bytes: usage.limit_bytes },
+            traffic: self.ledger.traffic(),
+            flights: flights.collect(),
+            popular: Vec::new(),
+            repos: repos.collect(),
+            helper: Helper { enabled: false },
+        }
+    }
+
+    fn health(&self) -> Health {
+        let unreachable = self.journey.upstreams().health();
+        Health {
+            degraded: self.journey.store().usage().degraded.into_iter().collect(),
+            unreachable: unreachable.into_iter().map(|host| format!("{}: {}", host.host, host.fault)).collect(),
+        }
+    }
+
+    fn metrics(&self) -> String {
+        metrics::render(&self.ledger, &self.status(), &self.health())
+    }
+
+    fn lookup(&self, url: String) -> BoxFuture<'_, Result<Lookup, Fault>> {
+        Box::pin(async move {
+            let url = Url::parse(&url).map_err(|e| Fault::bad_request(e.to_string()))?;
+            let named = self.repos.resolve(&url);
+            let (classified, entry, would) = self.journey.explain(&named.key).await;
+            let in_memory =
+                |entry: &Entry| self.journey.store().lookup_hot(&entry.key).is_some_and(|(_, blob)| blob.in_memory());
+            let stored = entry.map(|entry| StoredObject {
+                object: entry.object.to_string(),
+                bytes: entry.size,
+                stored_at: entry.stored_at,
+                confirmed_at: entry.confirmed_at(),
+                in_memory: in_memory(&entry),
+                digest: entry.digest.as_ref().map(ToString::to_string),
+            });
+            let flight = self.status().flights.into_iter().find(|flight| flight.url == named.key.as_str());
+            Ok(Lookup {
+                url: url.to_string(),
+                key: named.key.to_string(),
+                class: crate::ledger::Subject::from(classified.class).word().into(),
+                stored,
+                flight,
+                would: would.into(),
+                sources: named.sources.iter().map(ToString::to_string).collect(),
+            })
+        })
+    }
+
+    fn purge(&self, url: String, prefix: bool) -> BoxFuture<'_, Result<u64, Fault>> {
+        Box::pin(async move {
+            if prefix {
+                return self.journey.store().remove_prefix(url).await;
+            }
+            let url = Url::parse(&url).map_err(|e| Fault::bad_request(e.to_string()))?;
+            let removed = self.journey.store().remove(self.repos.resolve(&url).key.key_hash()).await?;
+            Ok(u64::from(removed))
+        })
+    }
+
+    fn verify(&self) -> BoxFuture<'_, Result<Verify, Fault>> {
+        Box::pin(async move {
+            let report = self.journey.store().verify(|_| {}).await?;
+            Ok(Verify {
+                objects: report.checked,
+                objects_total: report.checked,
+                bytes: report.bytes,
+                dropped: report.damaged.len() as u64,
+                finished: true,
+            })
+        })
+    }
+}
+
+fn listen_control(path: &Path) -> anyhow::Result<UnixListener> {
+    if let Some(folder) = path.parent() {
+        std::fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
+    }
+    // The folder of the cache is locked: a socket that is left here is nobody's.
+    let _ = std::fs::remove_file(path);
+    UnixListener::bind(path).with_context(|| format!("cannot make the control socket {}", path.display()))
+}
+
+async fn serve_control(listener: UnixListener, parts: Arc<Parts>, mut stopping: watch::Receiver<bool>) {
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            _ = stopping.wait_for(|stop| *stop) => return,
+        };
+        let Ok((stream, _)) = accepted else { continue };
+        let parts = parts.clone();
+        tasks::spawn("control connection", async move {
+            let service = service_fn(move |request: Request<Incoming>| {
+                let parts = parts.clone();
+                async move {
+                    let path = request.uri().path_and_query().map_or("/", |p| p.as_str());
+                    let answer = pages::answer(&*parts, request.method(), path, true).await;
+                    Ok::<_, std::convert::Infallible>(answer.map(|text| Full::new(bytes::Bytes::from(text))))
+                }
+            });
+            let _ = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
+        });
+    }
+}
+
+/// The signals that mean something. Caught from the start: who is told to stop early stops cleanly, too.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hang_up: Signal,
+}
+
+impl Signals {
+    fn new() -> anyhow::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            hang_up: signal(SignalKind::hangup())?,
+        })
+    }
+
+    /// Until the node is to stop.
+    async fn wait(mut self, parts: &Parts) {
+        loop {
+            tokio::select! {
+                _ = self.terminate.recv() => return,
+                _ = self.interrupt.recv() => return,
+                _ = self.hang_up.recv() => {
+                    if let Some(log) = parts.ledger.access_log() {
+                        log.reopen();
+                    }
+                }
+            }
+        }
+    }
+}
+
+async fn watchdog() {
+    let Some(patience) = sd_notify::watchdog_enabled() else { return };
+    let mut tick = tokio::time::interval(patience / 2);
+    loop {
+        tick.tick().await;
+        let _ = sd_notify::notify(&[sd_notify::NotifyState::Watchdog]);
+    }
+}

@@ -1,0 +1,226 @@
+//! The door for clients: connections, permissions and limits. What a request names is found by `journey::target`, what it
+//! is answered is the journey's business; here it becomes bytes on a connection.
+
+use std::convert::Infallible;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::header::{CONNECTION, TRANSFER_ENCODING};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Semaphore, watch};
+
+use super::body::ReplyBody;
+use super::meter::Meter;
+use super::pages::{self, Operations};
+use super::upload::Upload;
+use crate::classify::{Url, classify};
+use crate::config;
+use crate::fault::{Cause, Fault};
+use crate::journey::target::{Target, parse_target};
+use crate::journey::{Asked, Content, Journey, Reply};
+use crate::ledger::{Ledger, Outcome, Subject};
+use crate::os::clock::Clock;
+use crate::os::sendfile::{Outbox, SendfileStream};
+use crate::os::tasks;
+use crate::repos::{Configured, Named};
+
+/// Client connections at the same time; more wait in the kernel's queue.
+const CONNECTIONS_MAX: usize = 8192;
+
+/// A request head must arrive within this time, and an idle connection is closed after it.
+const HEAD_PATIENCE: Duration = Duration::from_secs(60);
+
+/// Bytes of a request head.
+const HEAD_BYTES_MAX: usize = 64 * 1024;
+
+const HEADERS_MAX: usize = 64;
+
+/// All that answering needs.
+pub struct Door {
+    pub journey: Journey,
+    pub repos: Arc<Configured>,
+    pub clients: config::Clients,
+    pub ledger: Arc<Ledger>,
+    pub operations: Arc<dyn Operations>,
+    pub name: String,
+    pub clock: Clock,
+}
+
+impl Door {
+    /// Serves connections until `stop` says so; then those in progress finish their answers.
+    pub async fn serve(self: Arc<Self>, listener: TcpListener, mut stop: watch::Receiver<bool>) {
+        let permits = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+        loop {
+            let Ok(permit) = permits.clone().acquire_owned().await else { return };
+            let accepted = tokio::select! {
+                accepted = listener.accept() => accepted,
+                () = stopped(&mut stop) => return,
+            };
+            match accepted {
+                Ok((stream, peer)) => {
+                    let (door, stop) = (self.clone(), stop.clone());
+                    tasks::spawn("client", async move {
+                        door.connection(stream, peer, stop).await;
+                        drop(permit);
+                    });
+                }
+                Err(error) => {
+                    // Out of file descriptors or memory: those in use come free by and by; a loop would only burn.
+                    tracing::warn!(%error, "cannot accept a connection");
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                }
+            }
+        }
+    }
+
+    async fn connection(self: Arc<Self>, stream: TcpStream, peer: SocketAddr, mut stop: watch::Receiver<bool>) {
+        let _ = stream.set_nodelay(true);
+        let stream = SendfileStream::new(stream);
+        let outbox = stream.outbox();
+        let client = peer.ip().to_canonical();
+        let service = service_fn(move |request| {
+            let (door, outbox) = (self.clone(), outbox.clone());
+            async move { Ok::<_, Infallible>(door.answer(request, client, outbox).await) }
+        });
+        let connection = http1::Builder::new()
+            .timer(TokioTimer::new())
+            .title_case_headers(true)
+            .half_close(false)
+            .header_read_timeout(HEAD_PATIENCE)
+            .max_buf_size(HEAD_BYTES_MAX)
+            .max_headers(HEADERS_MAX)
+            .serve_connection(TokioIo::new(stream), service)
+            .with_upgrades();
+        let mut connection = std::pin::pin!(connection);
+        let ended = tokio::select! {
+            ended = connection.as_mut() => ended,
+            () = stopped(&mut stop) => {
+                connection.as_mut().graceful_shutdown();
+                connection.await
+            }
+        };
+        if let Err(error) = ended {
+            tracing::debug!(%peer, %error, "a client connection ended early");
+        }
+    }
+
+    async fn answer(
+        self: Arc<Self>,
+        request: Request<Incoming>,
+        client: IpAddr,
+        outbox: Outbox,
+    ) -> Response<ReplyBody> {
+        let mut meter = Meter::start(&self.ledger, &self.clock, client, request.method(), request.headers());
+        let head_only = request.method() == Method::HEAD;
+        let is_connect = request.method() == Method::CONNECT;
+        let mut reply = match self.clients.allow.iter().any(|net| net.contains(&client)) {
+            true => self.route(request, &mut meter).await.unwrap_or_else(|fault| {
+                self.ledger.failed(&fault);
+                Reply::fault(&fault, "this request", &self.name)
+            }),
+            false => self.denied(client),
+        };
+        meter.outcome(reply.outcome, reply.status, reply.from);
+        if head_only {
+            reply.content = Content::Empty;
+        }
+        let mut response = Response::new(ReplyBody::new(reply.content, self.journey.clone(), outbox, meter));
+        *response.status_mut() = reply.status;
+        *response.headers_mut() = reply.fields;
+        if is_connect && !response.status().is_success() {
+            // What follows was meant for the tunnel and is not to be read as requests.
+            response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+        }
+        response
+    }
+
+    async fn route(&self, request: Request<Incoming>, meter: &mut Meter) -> Result<Reply, Fault> {
+        let (method, fields) = (request.method(), request.headers());
+        let is_repo = |name: &str| self.repos.is_repo(name);
+        let is_own = |host: &str| host == "localhost" || host.eq_ignore_ascii_case(&self.name);
+        check_framing(fields)?;
+        match parse_target(method, request.uri(), fields, is_repo, is_own)? {
+            Target::Resource(url) => {
+                let named = self.repos.resolve(&url);
+                Ok(self.ask(request, url, named, meter).await)
+            }
+            Target::Repo { name, rest } => {
+                let named = self.repos.named(&name, &rest)?;
+                Ok(self.ask(request, named.sources[0].clone(), named, meter).await)
+            }
+            Target::Tunnel { host, port } => {
+                meter.names(format!("{host}:{port}"), Subject::Other);
+                self.tunnel(request, &host, port).await
+            }
+            Target::Own(path) => {
+                meter.names(path.clone(), Subject::Own);
+                let page = pages::answer(&*self.operations, method, &path, false).await;
+                let (parts, body) = page.into_parts();
+                let content = Content::Text(body.into());
+                Ok(Reply { status: parts.status, fields: parts.headers, content, outcome: Outcome::Own, from: None })
+            }
+            Target::Server => Ok(Reply::text(StatusCode::OK, "", Outcome::Own)),
+        }
+    }
+
+    async fn ask(&self, request: Request<Incoming>, url: Url, named: Named, meter: &mut Meter) -> Reply {
+        let (parts, body) = request.into_parts();
+        meter.names(url.to_string(), classify(&named.key).class.into());
+        let has_body = !hyper::body::Body::is_end_stream(&body);
+        let asked = Asked { method: parts.method, url, key: named.key, sources: named.sources, fields: parts.headers };
+        self.journey.answer(asked, has_body.then(|| Upload::new(body).boxed_unsync())).await
+    }
+
+    /// CONNECT: to permitted ports, uncached (R19).
+    async fn tunnel(&self, request: Request<Incoming>, host: &str, port: u16) -> Result<Reply, Fault> {
+        if !self.clients.connect_ports.contains(&port) {
+            let detail = format!("CONNECT to port {port} (the operator can permit it with `[clients] connect_ports`)");
+            return Err(Fault::new(Cause::DestinationForbidden { detail: detail.into() }));
+        }
+        let (mut upstream, hop) = self.journey.upstreams().tunnel(host, port, Duration::from_secs(10)).await?;
+        let ledger = self.ledger.clone();
+        tasks::spawn("tunnel", async move {
+            let Ok(upgraded) = hyper::upgrade::on(request).await else { return };
+            let mut client = TokioIo::new(upgraded);
+            if let Ok((up, down)) = tokio::io::copy_bidirectional(&mut client, &mut upstream).await {
+                ledger.tunnelled(up + down);
+            }
+        });
+        let mut reply = Reply::text(StatusCode::OK, "", Outcome::Tunnel);
+        reply.fields.clear();
+        reply.content = Content::Empty;
+        reply.from = Some(hop.to_string());
+        Ok(reply)
+    }
+
+    fn denied(&self, address: IpAddr) -> Reply {
+        let text = format!(
+            "Forbidden\n\nimirror {} does not serve {address}.\n\
+             Its operator can permit it with `[clients] allow = [\"private\", \"{address}\"]`.\n",
+            self.name
+        );
+        Reply::text(StatusCode::FORBIDDEN, text, Outcome::Denied)
+    }
+}
+
+async fn stopped(stop: &mut watch::Receiver<bool>) {
+    // An error means that the daemon itself is gone.
+    let _ = stop.wait_for(|stop| *stop).await;
+}
+
+/// hyper has made sense of the framing; what only one reading makes sense of is refused (RFC 9112 6.1).
+fn check_framing(fields: &HeaderMap) -> Result<(), Fault> {
+    let codings: Vec<_> = fields.get_all(TRANSFER_ENCODING).iter().collect();
+    match codings.as_slice() {
+        [] => Ok(()),
+        [one] if one.as_bytes().eq_ignore_ascii_case(b"chunked") => Ok(()),
+        _ => Err(Fault::bad_request("the only transfer coding that is understood is a single `chunked`")),
+    }
+}

@@ -1,0 +1,8 @@
+//! The doors: where requests come in and answers go out. They look into no store.
+
+mod body;
+pub mod client;
+mod meter;
+mod page;
+pub mod pages;
+mod upload;

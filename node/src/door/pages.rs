@@ -1,0 +1,197 @@
+//! The node's own pages under `/-/`, and the same with a few verbs more over the control socket.
+
+use futures_util::future::BoxFuture;
+use http::header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, X_CONTENT_TYPE_OPTIONS};
+use http::{HeaderValue, Method, Response, StatusCode};
+
+use super::page;
+use crate::fault::Fault;
+use crate::ledger::status::{Health, Lookup, Status, Verify};
+
+/// What the pages ask of the node.
+pub trait Operations: Send + Sync {
+    fn status(&self) -> Status;
+    fn health(&self) -> Health;
+    fn metrics(&self) -> String;
+    fn lookup(&self, url: String) -> BoxFuture<'_, Result<Lookup, Fault>>;
+    /// Forgets a URL, or all that begin with it; says how many went.
+    fn purge(&self, url: String, prefix: bool) -> BoxFuture<'_, Result<u64, Fault>>;
+    fn verify(&self) -> BoxFuture<'_, Result<Verify, Fault>>;
+}
+
+/// Answers a page. `trusted` is the control socket: only there things can be changed.
+pub async fn answer(operations: &dyn Operations, method: &Method, path: &str, trusted: bool) -> Response<String> {
+    let (path, query) = path.split_once('?').unwrap_or((path, ""));
+    let reads = method == Method::GET || method == Method::HEAD;
+    match path {
+        "/" | "/-" | "/-/" if reads => {
+            let body = page::render(&operations.status(), &operations.health());
+            text(StatusCode::OK, "text/html; charset=utf-8", body)
+        }
+        "/-/api/status" if reads => json(&operations.status()),
+        "/-/api/health" if reads => json(&operations.health()),
+        "/-/metrics" if reads => text(StatusCode::OK, "text/plain; version=0.0.4", operations.metrics()),
+        "/-/health" if reads => health(&operations.health()),
+        "/-/api/lookup" if reads && trusted => json_result(operations.lookup(decoded(query)).await),
+        "/-/api/purge" if method == Method::POST && trusted => {
+            let (url, prefix) = query.strip_prefix("prefix=").map_or((query, false), |rest| (rest, true));
+            json_result(operations.purge(decoded(url), prefix).await)
+        }
+        "/-/api/verify" if method == Method::POST && trusted => json_result(operations.verify().await),
+        "/" | "/-" | "/-/" | "/-/api/status" | "/-/api/health" | "/-/metrics" | "/-/health" => {
+            text(StatusCode::METHOD_NOT_ALLOWED, "text/plain", "these pages can only be read\n".into())
+        }
+        _ => text(StatusCode::NOT_FOUND, "text/plain", "there is no such page; see /-/\n".into()),
+    }
+}
+
+/// For the query of a control request.
+pub fn encoded(text: &str) -> String {
+    text.bytes().fold(String::with_capacity(text.len()), |mut out, byte| {
+        match byte {
+            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'/' | b':' => out.push(char::from(byte)),
+            _ => out.push_str(&format!("%{byte:02X}")),
+        }
+        out
+    })
+}
+
+fn decoded(text: &str) -> String {
+    let mut out = Vec::with_capacity(text.len());
+    let mut bytes = text.bytes();
+    while let Some(byte) = bytes.next() {
+        let hex = |b: Option<u8>| b.and_then(|b| char::from(b).to_digit(16)).and_then(|d| u8::try_from(d).ok());
+        out.push(match byte {
+            b'%' => hex(bytes.next()).unwrap_or(0) << 4 | hex(bytes.next()).unwrap_or(0),
+            other => other,
+        });
+    }
+    String::from_utf8_lossy(&out).into_owned()
+}
+
+fn health(health: &Health) -> Response<String> {
+    match health.degraded.as_slice() {
+        [] => text(StatusCode::OK, "text/plain", "ok\n".into()),
+        reasons => text(StatusCode::SERVICE_UNAVAILABLE, "text/plain", format!("degraded\n{}\n", reasons.join("\n"))),
+    }
+}
+
+fn json_result<T: serde::Serialize>(result: Result<T, Fault>) -> Response<String> {
+    match result {
+        Ok(value) => json(&value),
+        Err(fault) => text(fault.http_status(), "text/plain", format!("{fault}\n")),
+    }
+}
+
+fn json<T: serde::Serialize>(value: &T) -> Response<String> {
+    match serde_json::to_string(value) {
+        Ok(body) => text(StatusCode::OK, "application/json", body),
+        Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, "text/plain", error.to_string()),
+    }
+}
+
+fn text(status: StatusCode, kind: &'static str, body: String) -> Response<String> {
+    let mut response = Response::new(body);
+    *response.status_mut() = status;
+    let fields = response.headers_mut();
+    fields.insert(CONTENT_TYPE, HeaderValue::from_static(kind));
+    fields.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    fields.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    let policy = "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'";
+    fields.insert(CONTENT_SECURITY_POLICY, HeaderValue::from_static(policy));
+    response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    #[test]
+    fn a_query_comes_through_as_it_was() {
+        for text in ["http://example.org/a?b=c&d#e", "é %41", ""] {
+            let there = encoded(text);
+            assert!(there.is_ascii() && !there.contains(['?', '&', '#', ' ']), "{there}");
+            assert_eq!(decoded(&there), text);
+        }
+    }
+
+    /// A node that counts what it is told to do.
+    #[derive(Default)]
+    struct Fake {
+        health: Health,
+        changes: AtomicU64,
+    }
+
+    impl Operations for Fake {
+        fn status(&self) -> Status {
+            Status::example()
+        }
+        fn health(&self) -> Health {
+            self.health.clone()
+        }
+        fn metrics(&self) -> String {
+            "imirror_flights 1\n".into()
+        }
+        fn lookup(&self, url: String) -> BoxFuture<'_, Result<Lookup, Fault>> {
+            Box::pin(async move { Err(Fault::bad_request(url)) })
+        }
+        fn purge(&self, url: String, prefix: bool) -> BoxFuture<'_, Result<u64, Fault>> {
+            self.changes.fetch_add(1, Ordering::Relaxed);
+            Box::pin(async move { Ok(url.len() as u64 + u64::from(prefix)) })
+        }
+        fn verify(&self) -> BoxFuture<'_, Result<Verify, Fault>> {
+            self.changes.fetch_add(1, Ordering::Relaxed);
+            Box::pin(async move { Ok(Verify { objects: 3, ..Verify::default() }) })
+        }
+    }
+
+    async fn asked(node: &Fake, method: &str, path: &str, trusted: bool) -> (u16, String) {
+        let method = Method::from_bytes(method.as_bytes()).unwrap();
+        let answer = answer(node, &method, path, trusted).await;
+        assert!(answer.headers()[CONTENT_SECURITY_POLICY].to_str().unwrap().starts_with("default-src 'none'"));
+        (answer.status().as_u16(), answer.into_body())
+    }
+
+    #[tokio::test]
+    async fn clients_can_read_and_not_change() {
+        let node = Fake::default();
+        for (path, start) in [
+            ("/-/", "<!doctype html>"),
+            ("/", "<!doctype html>"),
+            ("/-/api/status", "{\"node\":{\"name\":\"lab1\""),
+            ("/-/api/health", "{\"degraded\":[]"),
+            ("/-/metrics", "imirror_flights 1"),
+            ("/-/health?x", "ok\n"),
+        ] {
+            let (status, body) = asked(&node, "GET", path, false).await;
+            assert!(status == 200 && body.starts_with(start), "{path}: {status} {body}");
+            assert_eq!(asked(&node, "POST", path.trim_end_matches("?x"), false).await.0, 405, "{path}");
+        }
+        for (method, path) in
+            [("POST", "/-/api/purge?x"), ("POST", "/-/api/verify"), ("GET", "/-/api/lookup?x"), ("GET", "/-/nothing")]
+        {
+            assert_eq!(asked(&node, method, path, false).await.0, 404, "{path}");
+        }
+        assert_eq!(node.changes.load(Ordering::Relaxed), 0);
+    }
+
+    #[tokio::test]
+    async fn the_control_socket_can_change() {
+        let node = Fake::default();
+        assert_eq!(asked(&node, "POST", "/-/api/purge?a%3Fb", true).await, (200, "3".into()));
+        assert_eq!(asked(&node, "POST", "/-/api/purge?prefix=ab", true).await, (200, "3".into()));
+        assert!(asked(&node, "POST", "/-/api/verify", true).await.1.contains("\"objects\":3"));
+        assert_eq!(node.changes.load(Ordering::Relaxed), 3);
+        assert_eq!(asked(&node, "GET", "/-/api/purge?x", true).await.0, 404, "reading changes nothing");
+        let (status, body) = asked(&node, "GET", "/-/api/lookup?x%26y", true).await;
+        assert_eq!((status, body.as_str()), (400, "bad request: x&y\n"));
+    }
+
+    #[tokio::test]
+    async fn a_degraded_node_says_why() {
+        let node =
+            Fake { health: Health { degraded: vec!["disk full".into()], ..Health::default() }, ..Fake::default() };
+        assert_eq!(asked(&node, "GET", "/-/health", false).await, (503, "degraded\ndisk full\n".into()));
+    }
+}

@@ -1,0 +1,323 @@
+//! Downloads in progress. A flight belongs to the node (R8a): it writes to a growing file at its source's speed, and
+//! any number of readers follow it at theirs. No reader slows or ends it for another.
+//!
+//! Knows nothing of the door: a reader is a cursor that yields bytes.
+
+mod pump;
+mod reader;
+mod resume;
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::Notify;
+use tokio::sync::futures::Notified;
+
+use crate::classify::{Class, KeyHash, Url};
+use crate::fault::{Cause, Fault};
+use crate::ledger::Ledger;
+use crate::os::clock::{Clock, Timestamp};
+use crate::os::tasks;
+use crate::store::{Entry, Growing, Plan, Store};
+use crate::upstream::{Answer, Upstreams};
+
+pub use reader::Reader;
+
+/// With a digest known in advance, this many bytes at the end are held back until it matches (R8f).
+pub const HELD_BACK: u64 = 64 * 1024;
+
+/// A reader this far ahead of the download gets a request of its own for its range (R8h).
+const FAR_AHEAD: u64 = 1024 * 1024;
+
+/// Longest body of unknown length that is shared while it comes.
+const ENDLESS: u64 = 8 * 1024 * 1024;
+
+/// Side requests of one flight at the same time.
+const SIDE_REQUESTS_MAX: usize = 4;
+
+/// How long a flight that nobody reads and that is not worth finishing waits for a reader.
+const LONELY_MAX: Duration = Duration::from_secs(30);
+
+/// The download that begins.
+pub struct Departure {
+    pub plan: Plan,
+    /// The answer whose body is the content, from `from` on.
+    pub answer: Answer,
+    /// What an earlier run has left of it; `answer` continues it at `from`.
+    pub taken_up: Option<Arc<Growing>>,
+    /// The first byte that `answer` has.
+    pub from: u64,
+    /// All URLs of the same content, in order of preference; the first is asked again first.
+    pub sources: Vec<Url>,
+}
+
+/// All flights of the node. Cheap to clone.
+#[derive(Clone)]
+pub struct Flights(Arc<Shared>);
+
+struct Shared {
+    store: Store,
+    upstreams: Upstreams,
+    ledger: Arc<Ledger>,
+    clock: Clock,
+    in_progress: Mutex<BTreeMap<KeyHash, Arc<Flight>>>,
+}
+
+/// One download in progress, or just ended.
+pub struct Flight {
+    growing: Arc<Growing>,
+    sources: Vec<Url>,
+    started: Timestamp,
+    phase: Mutex<Phase>,
+    /// Bytes have arrived, or the phase has changed.
+    news: Notify,
+    readers: AtomicUsize,
+    had_readers: AtomicBool,
+    side: Mutex<SideRequests>,
+    source: Mutex<Arc<str>>,
+}
+
+#[derive(Debug, Clone)]
+enum Phase {
+    Flying,
+    Landed(Arc<Entry>),
+    Failed(Fault),
+}
+
+/// Ranges that readers want far ahead of the download.
+#[derive(Default)]
+struct SideRequests {
+    wanted: Vec<Range<u64>>,
+    under_way: Vec<Range<u64>>,
+    /// The source ignores `Range`, or its version cannot be named in `If-Range`.
+    impossible: AtomicBool,
+    call: Arc<Notify>,
+}
+
+/// A line of `status`.
+#[derive(Debug, Clone)]
+pub struct FlightStatus {
+    pub url: Url,
+    pub bytes: u64,
+    pub total: Option<u64>,
+    pub readers: usize,
+    pub source: String,
+    pub started: Timestamp,
+}
+
+impl Flights {
+    pub fn new(store: Store, upstreams: Upstreams, ledger: Arc<Ledger>, clock: Clock) -> Self {
+        Self(Arc::new(Shared { store, upstreams, ledger, clock, in_progress: Mutex::default() }))
+    }
+
+    /// The flight of this key, if one is in progress.
+    pub fn join(&self, key: &KeyHash) -> Option<Arc<Flight>> {
+        // A body of no announced length that is this long already may have no end: nobody else is tied to it.
+        let endless = |flight: &Flight| flight.growing.total().is_none() && flight.growing.present_until(0) > ENDLESS;
+        self.0.in_progress().get(key).filter(|flight| !endless(flight)).cloned()
+    }
+
+    /// As `join`; a flight that has all its bytes and is just landing is waited for, and then there is none any more.
+    pub async fn join_in_the_air(&self, key: &KeyHash) -> Option<Arc<Flight>> {
+        let flight = self.join(key)?;
+        if !flight.is_complete() {
+            return Some(flight);
+        }
+        flight.landed().await;
+        None
+    }
+
+    /// Begins a flight. When the store cannot take it, the answer comes back with the reason, to be passed on as it is.
+    pub async fn start(&self, departure: Departure) -> Result<Arc<Flight>, (Fault, Box<Answer>)> {
+        let Departure { plan, answer, taken_up, from, sources } = departure;
+        let growing = match taken_up {
+            Some(growing) => Ok(growing),
+            None => {
+                let store = self.0.store.clone();
+                let begun = tasks::blocking("begin a download", move || store.begin(plan)).await;
+                begun.unwrap_or_else(|panic| Err(Fault::internal(panic.to_string())))
+            }
+        };
+        let growing = match growing {
+            Ok(growing) => growing,
+            Err(fault) => return Err((fault, Box::new(answer))),
+        };
+        let flight = Arc::new(Flight {
+            sources,
+            started: self.0.clock.now(),
+            phase: Mutex::new(Phase::Flying),
+            news: Notify::new(),
+            readers: AtomicUsize::new(0),
+            had_readers: AtomicBool::new(false),
+            side: Mutex::default(),
+            source: Mutex::new(answer.via.to_string().into()),
+            growing,
+        });
+        self.0.in_progress().insert(flight.key(), flight.clone());
+        pump::launch(self.clone(), flight.clone(), answer, from);
+        Ok(flight)
+    }
+
+    /// What is in progress now.
+    pub fn status(&self) -> Vec<FlightStatus> {
+        self.0.in_progress().values().map(|flight| flight.status()).collect()
+    }
+
+    /// Ends all flights: what has arrived is kept and taken up again later (R8g).
+    pub async fn suspend_all(&self) {
+        let flights: Vec<_> = self.0.in_progress().values().cloned().collect();
+        for flight in &flights {
+            if flight.is_complete() {
+                flight.landed().await;
+                continue;
+            }
+            self.end(flight, Phase::Failed(Fault::internal("the node is stopping"))).await;
+        }
+    }
+
+    /// The end of a flight: the file is suspended or dropped, the flight leaves the list, its readers learn why.
+    async fn end(&self, flight: &Arc<Flight>, phase: Phase) {
+        if let Phase::Failed(fault) = &phase {
+            let worthless =
+                matches!(fault.cause, Cause::Changed { .. } | Cause::WrongDigest { .. } | Cause::TooLarge { .. });
+            // Where a body of unknown length broke off nobody can say what is missing.
+            let worthless = worthless || flight.growing.total().is_none();
+            let growing = flight.growing.clone();
+            let _ = tasks::blocking("end a download", move || {
+                if worthless || growing.suspend().is_err() {
+                    growing.discard();
+                }
+            })
+            .await;
+        }
+        let mut in_progress = self.0.in_progress();
+        // A newer flight may have the key by now.
+        if in_progress.get(&flight.key()).is_some_and(|other| Arc::ptr_eq(other, flight)) {
+            in_progress.remove(&flight.key());
+        }
+        drop(in_progress);
+        flight.set_phase(phase);
+    }
+}
+
+impl Shared {
+    fn in_progress(&self) -> MutexGuard<'_, BTreeMap<KeyHash, Arc<Flight>>> {
+        self.in_progress.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Flight {
+    pub fn key(&self) -> KeyHash {
+        self.growing.plan().key
+    }
+
+    pub fn plan(&self) -> &Plan {
+        self.growing.plan()
+    }
+
+    /// Length of the whole content, once it is known.
+    pub fn total(&self) -> Option<u64> {
+        match &*self.phase() {
+            Phase::Landed(entry) => Some(entry.size),
+            _ => self.growing.total(),
+        }
+    }
+
+    pub fn started(&self) -> Timestamp {
+        self.started
+    }
+
+    /// A cursor over the content.
+    pub fn reader(self: &Arc<Self>) -> Reader {
+        Reader::new(self.clone())
+    }
+
+    fn status(&self) -> FlightStatus {
+        FlightStatus {
+            url: self.plan().url.clone(),
+            bytes: self.growing.present_bytes(),
+            total: self.total(),
+            readers: self.readers.load(Ordering::Relaxed),
+            source: self.source.lock().unwrap_or_else(PoisonError::into_inner).to_string(),
+            started: self.started,
+        }
+    }
+
+    /// How far a reader at `offset` may read now: the end of what is there, less what is held back.
+    fn readable_until(&self, offset: u64) -> u64 {
+        let present = self.growing.present_until(offset);
+        let landed = matches!(&*self.phase(), Phase::Landed(_));
+        if landed || self.plan().digest.is_none() {
+            return present;
+        }
+        let limit = self.growing.total().unwrap_or(present).saturating_sub(HELD_BACK);
+        present.min(limit).max(offset)
+    }
+
+    /// A reader waits at `range.start`: if that is far ahead of what is arriving, it is asked for on the side.
+    fn want(&self, range: Range<u64>) {
+        let front = self.growing.present_until(0);
+        let Some(total) = self.growing.total() else { return };
+        if range.start < front.saturating_add(FAR_AHEAD) || range.start >= total {
+            return;
+        }
+        let mut side = self.side();
+        let covered = |known: &Vec<Range<u64>>| known.iter().any(|r| r.start <= range.start && range.start < r.end);
+        if side.impossible.load(Ordering::Relaxed) || covered(&side.under_way) || covered(&side.wanted) {
+            return;
+        }
+        // More are dropped: their readers wait until the download comes to them.
+        if side.wanted.len() < 256 {
+            side.wanted.push(range.start..range.end.min(total));
+            side.call.notify_one();
+        }
+    }
+
+    /// Is anybody served by going on? A package always is: it was asked for once and will be again.
+    fn worth_finishing(&self) -> bool {
+        let present = self.growing.present_bytes();
+        match self.growing.total() {
+            _ if self.readers.load(Ordering::Relaxed) > 0 => true,
+            None => false,
+            Some(total) => self.plan().class != Class::Other || present >= total / 2,
+        }
+    }
+
+    /// All bytes are there.
+    fn is_complete(&self) -> bool {
+        self.growing.total().is_some_and(|total| self.growing.missing(0..total).is_none())
+    }
+
+    /// Waits until the flight has ended, well or not.
+    async fn landed(&self) {
+        loop {
+            let news = self.news();
+            let mut news = std::pin::pin!(news);
+            news.as_mut().enable();
+            if !matches!(&*self.phase(), Phase::Flying) {
+                return;
+            }
+            news.await;
+        }
+    }
+
+    fn news(&self) -> Notified<'_> {
+        self.news.notified()
+    }
+
+    fn phase(&self) -> MutexGuard<'_, Phase> {
+        self.phase.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn set_phase(&self, phase: Phase) {
+        *self.phase() = phase;
+        self.news.notify_waiters();
+    }
+
+    fn side(&self) -> MutexGuard<'_, SideRequests> {
+        self.side.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,420 @@
+//! Moves bytes from a source into the growing file, and when a source fails, from the next.
+//!
+//! A flight's main transfer runs on a thread of the blocking pool: it receives, writes and publishes the offset there,
+//! so a slow disk never holds a serving thread. Hashing runs behind it on another one.
+
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::sync::mpsc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderMap, Method};
+
+use super::resume::{self, Version};
+use super::{Flight, Flights, LONELY_MAX, Phase, SIDE_REQUESTS_MAX};
+use crate::classify::Url;
+use crate::fault::{Cause, Fault, Retry};
+use crate::os::tasks;
+use crate::store::{Entry, Growing};
+use crate::upstream::{Answer, Patience, Request};
+
+/// A source that answers but brings nothing new this many times in a row is given up.
+const FRUITLESS_MAX: u32 = 3;
+
+/// How long a flight goes on trying to reach a source at all.
+const UNREACHABLE_MAX: Duration = Duration::from_secs(30);
+
+/// Contents below this size are hashed when they are complete, others by a thread behind the writer.
+const HASH_BEHIND: u64 = 1024 * 1024;
+
+/// A request for content, with the fields that every request of ours has.
+pub(super) fn request(url: &Url, fields: HeaderMap) -> Request {
+    let patience =
+        Patience { connect: Duration::from_secs(5), head: Duration::from_secs(10), stall: Duration::from_secs(5) };
+    Request { method: Method::GET, url: url.clone(), fields, body: None, patience }
+}
+
+/// Starts the tasks of a flight.
+pub(super) fn launch(flights: Flights, flight: Arc<Flight>, answer: Answer, from: u64) {
+    let side = tasks::spawn("side requests", side_requests(flights.clone(), flight.clone()));
+    tasks::spawn("flight", async move {
+        let flown = {
+            let (flights, flight) = (flights.clone(), flight.clone());
+            tasks::on_own_thread("flight", async move { fly(&flights, &flight, answer, from).await }).await
+        };
+        let phase = match flown.unwrap_or_else(|panic| Err(Fault::internal(panic.to_string()))) {
+            Ok(entry) => Phase::Landed(entry),
+            Err(fault) => {
+                tracing::warn!(url = %flight.plan().url, %fault, "a download ended early");
+                Phase::Failed(fault)
+            }
+        };
+        side.abort();
+        flights.end(&flight, phase).await;
+    });
+}
+
+async fn fly(flights: &Flights, flight: &Arc<Flight>, answer: Answer, from: u64) -> Result<Arc<Entry>, Fault> {
+    let hasher = Hasher::start(flight);
+    let mut attempts = Attempts::default();
+    let mut transfer = Transfer { answer, at: from, compare_until: from };
+    let total = loop {
+        let had = flight.growing.present_bytes();
+        let ended = transfer.run(flights, flight, &hasher).await;
+        if flight.growing.present_bytes() > had {
+            attempts = Attempts { source: attempts.source, ..Attempts::default() };
+        }
+        match ended {
+            Ok(Some(total)) => break total,
+            Ok(None) if flight.growing.present_bytes() == had && !flight.is_complete() => {
+                let fault = Cause::Truncated { host: flight.source().into(), detail: "nothing new came".into() };
+                attempts.after(flight, Fault::new(fault)).await?;
+            }
+            Ok(None) => {}
+            Err(fault) => attempts.after(flight, fault).await?,
+        }
+        match next_transfer(flights, flight, &mut attempts).await? {
+            Next::Transfer(next) => transfer = *next,
+            Next::Complete(total) => break total,
+        }
+    };
+    land(flight, hasher, total).await
+}
+
+/// What follows when a transfer has ended.
+enum Next {
+    Transfer(Box<Transfer>),
+    Complete(u64),
+}
+
+async fn next_transfer(flights: &Flights, flight: &Flight, attempts: &mut Attempts) -> Result<Next, Fault> {
+    loop {
+        match flight.next_gap() {
+            NextGap::Complete(total) => return Ok(Next::Complete(total)),
+            NextGap::UnderWay => flight.wait_for_news().await,
+            NextGap::From(gap) => match ask_again(flights, flight, gap, attempts.source).await {
+                Ok(transfer) => return Ok(Next::Transfer(Box::new(transfer))),
+                Err(fault) => attempts.after(flight, fault).await?,
+            },
+        }
+    }
+}
+
+/// All bytes are there: hashes are compared, the file becomes an object, the index learns of it.
+async fn land(flight: &Arc<Flight>, hasher: Hasher, total: u64) -> Result<Arc<Entry>, Fault> {
+    hasher.finish().await?;
+    flight.growing.seal(total).map_err(|mut fault| {
+        if let Cause::WrongDigest { host, .. } = &mut fault.cause {
+            *host = flight.source().into();
+        }
+        fault
+    })?;
+    flight.growing.publish().await
+}
+
+/// A body being received.
+struct Transfer {
+    answer: Answer,
+    /// The offset of the next byte of the body.
+    at: u64,
+    /// Until here the body repeats what is there already; a difference means another version.
+    compare_until: u64,
+}
+
+impl Transfer {
+    /// Receives and writes what is missing. Returns the total when the end of a body of unknown length is reached, nothing
+    /// when the gap is filled or bytes of another transfer are met.
+    async fn run(&mut self, flights: &Flights, flight: &Flight, hasher: &Hasher) -> Result<Option<u64>, Fault> {
+        let host = self.answer.url.host().to_owned();
+        flight.set_source(self.answer.via.to_string());
+        let total = flight.growing.total();
+        while let Some(mut chunk) = self.answer.body.chunk().await? {
+            flights.0.ledger.received_from_upstream(chunk.len() as u64);
+            self.compare(&flight.growing, &mut chunk, &host)?;
+            if chunk.is_empty() {
+                continue;
+            }
+            let fits = chunk.len().min(usize::try_from(flight.room_at(self.at)).unwrap_or(usize::MAX));
+            flight.growing.write_at(self.at, &chunk[..fits])?;
+            self.at += fits as u64;
+            flight.news.notify_waiters();
+            hasher.wake();
+            match total {
+                _ if fits == chunk.len() => {}
+                Some(total) if self.at >= total => {
+                    let detail = "more bytes than announced".into();
+                    return Err(Fault::new(Cause::Malformed { host: host.into(), detail }));
+                }
+                _ => return Ok(None),
+            }
+            if !flight.worth_finishing() {
+                flight.wait_for_a_reader().await?;
+            }
+        }
+        Ok(if total.is_none() { Some(self.at) } else { None })
+    }
+
+    /// Takes off the front of `chunk` what is there already, if it is the same.
+    fn compare(&mut self, growing: &Growing, chunk: &mut Bytes, host: &str) -> Result<(), Fault> {
+        let known = usize::try_from(self.compare_until.saturating_sub(self.at)).unwrap_or(usize::MAX).min(chunk.len());
+        let theirs = chunk.split_to(known);
+        if known > 0 && growing.bytes(self.at..self.at + known as u64)? != theirs {
+            return Err(Fault::new(Cause::Changed { host: host.into() }));
+        }
+        self.at += known as u64;
+        Ok(())
+    }
+}
+
+/// Asks a source for a gap.
+async fn ask_again(flights: &Flights, flight: &Flight, gap: Range<u64>, source: usize) -> Result<Transfer, Fault> {
+    let plan = flight.plan();
+    let Some(url) = flight.sources.get(source % flight.sources.len().max(1)) else {
+        return Err(Fault::internal("a download without a source"));
+    };
+    let same_source = source.is_multiple_of(flight.sources.len().max(1));
+    let total = flight.growing.total();
+    let version = Version { fields: &plan.head.fields, total, digest_known: plan.digest.is_some() };
+    let end = (Some(gap.end) != total && total.is_some()).then_some(gap.end);
+    let question = resume::question(version, gap.start, end, same_source);
+    let answer = flights.0.upstreams.fetch(request(url, question.fields.clone())).await?;
+    let at = resume::begins_at(version, &question, url.host(), answer.status, &answer.fields, same_source)?;
+    tracing::info!(url = %plan.url, from = at, source = %url, "a download goes on");
+    Ok(Transfer { answer, at, compare_until: gap.start })
+}
+
+/// When to try which source again.
+#[derive(Debug, Default)]
+struct Attempts {
+    source: usize,
+    fruitless: u32,
+    unreachable: u32,
+    waited: Duration,
+}
+
+impl Attempts {
+    /// Chooses the source and waits; the fault when it is time to give up.
+    async fn after(&mut self, flight: &Flight, fault: Fault) -> Result<(), Fault> {
+        let delay = self.delay(&fault, flight.sources.len()).ok_or(fault)?;
+        tokio::time::sleep(delay).await;
+        self.waited += delay;
+        Ok(())
+    }
+
+    fn delay(&mut self, fault: &Fault, sources: usize) -> Option<Duration> {
+        let final_fault = match &fault.cause {
+            Cause::Changed { .. } | Cause::WrongDigest { .. } => sources < 2 || self.fruitless > 0,
+            Cause::Status { status, .. } => *status < 500 && sources < 2,
+            _ => fault.retry == Retry::Never || fault.whose == crate::fault::Whose::Disk,
+        };
+        if final_fault {
+            return None;
+        }
+        let connected = matches!(
+            fault.cause,
+            Cause::Truncated { .. } | Cause::Malformed { .. } | Cause::Status { .. } | Cause::Changed { .. }
+        );
+        if connected {
+            self.fruitless += 1;
+        } else {
+            self.unreachable += 1;
+        }
+        if fault.retry == Retry::OtherSource || self.fruitless + self.unreachable > 1 {
+            self.source += 1;
+        }
+        let rounds = (self.fruitless + self.unreachable) / u32::try_from(sources.max(1)).unwrap_or(1);
+        if self.fruitless >= FRUITLESS_MAX.max(u32::try_from(sources).unwrap_or(u32::MAX))
+            || self.waited >= UNREACHABLE_MAX
+        {
+            return None;
+        }
+        Some(match rounds {
+            0 => Duration::ZERO,
+            n => Duration::from_millis(200 << n.min(4)),
+        })
+    }
+}
+
+/// What is still to be asked for.
+enum NextGap {
+    Complete(u64),
+    /// Everything that is missing is being fetched by side requests.
+    UnderWay,
+    From(Range<u64>),
+}
+
+impl Flight {
+    fn next_gap(&self) -> NextGap {
+        let Some(total) = self.growing.total() else {
+            let front = self.growing.present_until(0);
+            return NextGap::From(front..u64::MAX);
+        };
+        let mut at = 0;
+        let mut complete = true;
+        while let Some(gap) = self.growing.missing(at..total) {
+            complete = false;
+            match self.free_part(gap.clone()) {
+                Some(free) => return NextGap::From(free),
+                None => at = gap.end,
+            }
+        }
+        if complete { NextGap::Complete(total) } else { NextGap::UnderWay }
+    }
+
+    /// The first part of a gap that no side request is fetching.
+    fn free_part(&self, gap: Range<u64>) -> Option<Range<u64>> {
+        let side = self.side();
+        let mut start = gap.start;
+        while let Some(busy) = side.under_way.iter().find(|r| r.contains(&start)) {
+            start = busy.end;
+        }
+        let end = side.under_way.iter().map(|r| r.start).filter(|s| *s > start).min().unwrap_or(gap.end).min(gap.end);
+        (start < end).then_some(start..end)
+    }
+
+    /// How many bytes may be written at this offset before those of another transfer begin.
+    fn room_at(&self, at: u64) -> u64 {
+        let Some(total) = self.growing.total() else { return u64::MAX };
+        match self.growing.missing(at..total) {
+            Some(gap) if gap.start == at => gap.end - at,
+            _ => 0,
+        }
+    }
+
+    async fn wait_for_news(&self) {
+        // A missed wake-up costs at most this long.
+        let _ = tokio::time::timeout(Duration::from_millis(100), self.news()).await;
+    }
+
+    /// Nobody reads and it is not worth going on: waits for a reader, for a while.
+    async fn wait_for_a_reader(&self) -> Result<(), Fault> {
+        let somebody = async {
+            while !self.worth_finishing() {
+                let news = self.news();
+                let mut news = std::pin::pin!(news);
+                news.as_mut().enable();
+                if !self.worth_finishing() {
+                    news.await;
+                }
+            }
+        };
+        // A body without a known end may have none: it goes with its last reader.
+        let endless = self.growing.total().is_none() && self.had_readers.load(Ordering::Relaxed);
+        let patience = if endless { Duration::ZERO } else { LONELY_MAX };
+        tokio::time::timeout(patience, somebody)
+            .await
+            .map_err(|_| Fault::internal("all clients left and it was not worth going on"))
+    }
+
+    /// Where the bytes come from now.
+    pub fn source(&self) -> String {
+        self.source.lock().unwrap_or_else(std::sync::PoisonError::into_inner).to_string()
+    }
+
+    fn set_source(&self, source: String) {
+        *self.source.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = source.into();
+    }
+}
+
+/// Serves readers that wait far ahead of the main transfer, as long as the flight flies.
+async fn side_requests(flights: Flights, flight: Arc<Flight>) {
+    let permits = Arc::new(tokio::sync::Semaphore::new(SIDE_REQUESTS_MAX));
+    let call = flight.side().call.clone();
+    loop {
+        let wanted = {
+            let mut side = flight.side();
+            match side.wanted.is_empty() {
+                true => None,
+                false => Some(side.wanted.remove(0)),
+            }
+        };
+        let Some(wanted) = wanted else {
+            call.notified().await;
+            continue;
+        };
+        let Ok(permit) = permits.clone().acquire_owned().await else { return };
+        let Some(gap) = flight.growing.missing(wanted).and_then(|gap| flight.free_part(gap)) else { continue };
+        flight.side().under_way.push(gap.clone());
+        let (flights, flight) = (flights.clone(), flight.clone());
+        tasks::spawn("side request", async move {
+            let fetched = {
+                let (flights, flight, gap) = (flights.clone(), flight.clone(), gap.clone());
+                tasks::on_own_thread("side request", async move { fetch_aside(&flights, &flight, gap).await }).await
+            };
+            flight.side().under_way.retain(|r| *r != gap);
+            if !matches!(fetched, Ok(Ok(()))) {
+                flight.side().impossible.store(true, Ordering::Relaxed);
+            }
+            flight.news.notify_waiters();
+            drop(permit);
+        });
+    }
+}
+
+async fn fetch_aside(flights: &Flights, flight: &Flight, gap: Range<u64>) -> Result<(), Fault> {
+    let plan = flight.plan();
+    let version =
+        Version { fields: &plan.head.fields, total: flight.growing.total(), digest_known: plan.digest.is_some() };
+    if resume::validator(version.fields).is_none() && !version.digest_known {
+        return Err(Fault::internal("the version cannot be named"));
+    }
+    let Some(url) = flight.sources.first() else { return Err(Fault::internal("a download without a source")) };
+    let question = resume::question(version, gap.start, Some(gap.end), true);
+    let mut answer = flights.0.upstreams.fetch(request(url, question.fields.clone())).await?;
+    let mut at = resume::begins_at(version, &question, url.host(), answer.status, &answer.fields, true)?;
+    if at != gap.start {
+        return Err(Fault::internal("the source does not serve ranges"));
+    }
+    while let Some(chunk) = answer.body.chunk().await? {
+        flights.0.ledger.received_from_upstream(chunk.len() as u64);
+        let fits = chunk.len().min(usize::try_from(gap.end - at).unwrap_or(usize::MAX));
+        flight.growing.write_at(at, &chunk[..fits])?;
+        at += fits as u64;
+        flight.news.notify_waiters();
+    }
+    Ok(())
+}
+
+/// Hashes behind the writer. Small contents are hashed at the end, where a thread would cost more than the hash.
+struct Hasher {
+    growing: Arc<Growing>,
+    behind: Option<Behind>,
+}
+
+/// How to wake the hashing thread, and its end.
+type Behind = (mpsc::SyncSender<()>, tokio::task::JoinHandle<Result<(), Fault>>);
+
+impl Hasher {
+    fn start(flight: &Flight) -> Self {
+        let growing = flight.growing.clone();
+        let behind = growing.total().is_none_or(|total| total > HASH_BEHIND).then(|| {
+            let (wake, woken) = mpsc::sync_channel(1);
+            let growing = growing.clone();
+            let thread = tasks::blocking("hash", move || {
+                while woken.recv().is_ok() {
+                    growing.hash_available()?;
+                }
+                Ok(())
+            });
+            (wake, thread)
+        });
+        Self { growing, behind }
+    }
+
+    fn wake(&self) {
+        if let Some((wake, _)) = &self.behind {
+            // Full: it has been woken already.
+            let _ = wake.try_send(());
+        }
+    }
+
+    async fn finish(self) -> Result<(), Fault> {
+        if let Some((wake, thread)) = self.behind {
+            drop(wake);
+            thread.await.unwrap_or_else(|panic| Err(Fault::internal(panic.to_string())))?;
+        }
+        self.growing.hash_available().map(|_| ())
+    }
+}

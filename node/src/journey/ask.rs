@@ -1,0 +1,399 @@
+//! Asking upstream, once for all who want to know the same thing in the same moment.
+//!
+//! A question belongs to the node: its task goes on when the client that raised it leaves.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use http::header::{ACCEPT, ACCEPT_ENCODING, CACHE_CONTROL, CONTENT_LENGTH, IF_RANGE, RANGE, USER_AGENT, VIA};
+use http::{HeaderMap, HeaderValue, Method, StatusCode};
+use tokio::sync::watch;
+
+use super::freshness::{self, Version};
+use super::{Asked, Journey};
+use crate::classify::{Class, Classified, KeyHash, Url};
+use crate::fault::{Cause, Fault};
+use crate::flight::{Departure, Flight};
+use crate::os::tasks;
+use crate::store::{Entry, Growing, Plan};
+use crate::upstream::{Answer, Patience, Request};
+
+/// Longest body of an error answer that is shared among those who asked.
+const SMALL_BODY_MAX: usize = 64 * 1024;
+
+/// What is asked, with all that is known before.
+#[derive(Clone)]
+pub(super) struct Question {
+    pub(super) key: KeyHash,
+    pub(super) url: Url,
+    pub(super) sources: Vec<Url>,
+    pub(super) classified: Classified,
+    pub(super) cached: Option<Arc<Entry>>,
+    /// A client insists (`no-cache`): caches on the way are told so.
+    pub(super) insist: bool,
+}
+
+impl Question {
+    /// The question of a client who has nothing and insists on nothing.
+    pub(super) fn about(asked: &Asked, classified: &Classified) -> Self {
+        Self {
+            key: asked.key.key_hash(),
+            url: asked.key.clone(),
+            sources: asked.sources.clone(),
+            classified: classified.clone(),
+            cached: None,
+            insist: false,
+        }
+    }
+}
+
+/// What came of it.
+#[derive(Clone)]
+pub(super) enum Resolution {
+    /// The content is being downloaded.
+    Flight(Arc<Flight>),
+    /// What is stored is current.
+    Confirmed,
+    /// Upstream has an older version than what is stored: a lagging mirror.
+    Older,
+    /// Upstream cannot be reached; what is stored has to do.
+    Stale(Fault),
+    /// An answer to be passed on, with its whole (short) body.
+    Small(Arc<SmallAnswer>),
+    /// An answer that must not be stored or shared: whoever takes it first passes it on, others ask for themselves.
+    Unshared(Arc<Mutex<Option<Box<Answer>>>>),
+    Failed(Fault),
+}
+
+/// A short answer, in memory.
+pub(super) struct SmallAnswer {
+    pub(super) status: StatusCode,
+    pub(super) fields: HeaderMap,
+    pub(super) body: Bytes,
+    pub(super) via: String,
+}
+
+/// The questions being asked now.
+#[derive(Default)]
+pub(super) struct Questions(Mutex<BTreeMap<KeyHash, watch::Receiver<Option<Resolution>>>>);
+
+impl Questions {
+    fn open(&self) -> MutexGuard<'_, BTreeMap<KeyHash, watch::Receiver<Option<Resolution>>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Journey {
+    /// Asks, or joins those who are asking; says whether somebody else had asked already.
+    pub(super) async fn ask(&self, question: Question) -> (Resolution, bool) {
+        let (mut resolution, joined) = {
+            let mut open = self.0.questions.open();
+            match open.get(&question.key) {
+                Some(asked) => (asked.clone(), true),
+                None => {
+                    // It may have been answered by a download since the caller looked: a flight is in its list before
+                    // its question leaves this one.
+                    if let Some(flight) = self.0.flights.join(&question.key) {
+                        return (Resolution::Flight(flight), true);
+                    }
+                    let (answer, asked) = watch::channel(None);
+                    open.insert(question.key, asked.clone());
+                    let journey = self.clone();
+                    tasks::spawn("question", async move {
+                        let guard = Closing { journey: &journey, key: question.key };
+                        let resolution = journey.inquire(&question).await;
+                        // A flight is in the list of flights before its question leaves the list of questions.
+                        drop(guard);
+                        answer.send_replace(Some(resolution));
+                    });
+                    (asked, false)
+                }
+            }
+        };
+        let resolution = match resolution.wait_for(Option::is_some).await {
+            Ok(resolution) => resolution.clone(),
+            Err(_) => None,
+        };
+        (resolution.unwrap_or_else(|| Resolution::Failed(Fault::internal("asking upstream failed"))), joined)
+    }
+
+    async fn inquire(&self, question: &Question) -> Resolution {
+        if let Some(entry) = &question.cached
+            && question.classified.class == Class::Package
+            && !freshness::has_validators(&entry.head.fields)
+            && let Some(resolution) = self.compare_length(question, entry).await
+        {
+            return resolution;
+        }
+        let partial = self.take_up(question).await;
+        let mut survey = Survey::default();
+        for source in self.in_order(&question.sources) {
+            match self.inquire_at(question, &source, partial.as_ref()).await {
+                Ok(answer) => {
+                    if let Some(resolution) = self.weigh(question, &source, answer, partial.as_ref(), &mut survey).await
+                    {
+                        return resolution;
+                    }
+                }
+                Err(fault) => survey.failed(fault),
+            }
+        }
+        self.sum_up(question, survey).await
+    }
+
+    /// An upstream without validators is asked for the length alone: a package of the same name and length is the same.
+    async fn compare_length(&self, question: &Question, entry: &Arc<Entry>) -> Option<Resolution> {
+        let request = Request {
+            method: Method::HEAD,
+            url: question.sources.first()?.clone(),
+            fields: self.request_fields(question),
+            body: None,
+            patience: patience(true),
+        };
+        let answer = self.0.upstreams.fetch(request).await.ok()?;
+        let length = answer.fields.get(CONTENT_LENGTH)?.to_str().ok()?.parse::<u64>().ok()?;
+        if answer.status != StatusCode::OK || length != entry.size {
+            return None;
+        }
+        self.0.store.confirm(entry, None);
+        Some(Resolution::Confirmed)
+    }
+
+    /// What an earlier download has left, if it can be continued.
+    async fn take_up(&self, question: &Question) -> Option<Arc<Growing>> {
+        if question.cached.is_some() {
+            return None;
+        }
+        let (store, key) = (self.0.store.clone(), question.key);
+        let growing = tasks::blocking("take up a download", move || store.take_up(key)).await.ok()??;
+        let nameable = resume_fields(&growing, question.classified.digest.is_some()).is_some();
+        (growing.total().is_some() && nameable).then_some(growing)
+    }
+
+    /// Nobody had the content: what is stored, the best refusal, or the fault.
+    async fn sum_up(&self, question: &Question, survey: Survey) -> Resolution {
+        let gone = survey.gone == question.sources.len() && survey.gone > 0;
+        if question.cached.is_some() && !gone && (survey.unreachable.is_some() || survey.gone > 0) {
+            return Resolution::Stale(survey.unreachable.unwrap_or_else(|| Fault::internal("a mirror lacks it")));
+        }
+        if gone && question.cached.is_some() {
+            let _ = self.0.store.remove(question.key).await;
+        }
+        match (survey.refusal, survey.unreachable.or(survey.other)) {
+            (Some(answer), None) => Resolution::Small(Arc::new(answer)),
+            (_, Some(fault)) => Resolution::Failed(fault),
+            (None, None) => Resolution::Failed(Fault::internal("there is nobody to ask")),
+        }
+    }
+}
+
+/// What the sources have said so far.
+#[derive(Default)]
+struct Survey {
+    /// How many said 404 or 410.
+    gone: usize,
+    /// The first refusal that is an answer (403, 404, …), to be passed on when nobody has anything better.
+    refusal: Option<SmallAnswer>,
+    /// Why a source could not be reached; the first counts most.
+    unreachable: Option<Fault>,
+    /// A fault that is no reachability matter.
+    other: Option<Fault>,
+}
+
+impl Survey {
+    fn failed(&mut self, fault: Fault) {
+        let place = if fault.is_unreachable() { &mut self.unreachable } else { &mut self.other };
+        place.get_or_insert(fault);
+    }
+
+    fn refused(&mut self, answer: SmallAnswer) {
+        self.gone += usize::from(matches!(answer.status, StatusCode::NOT_FOUND | StatusCode::GONE));
+        self.refusal.get_or_insert(answer);
+    }
+}
+
+/// The rest of the inquiry: one source after the other, then the sum.
+impl Journey {
+    /// Sources in the order in which they are worth trying: those remembered as down last.
+    fn in_order(&self, sources: &[Url]) -> Vec<Url> {
+        let (down, up): (Vec<_>, Vec<_>) = sources.iter().cloned().partition(|s| self.0.upstreams.down(s).is_some());
+        up.into_iter().chain(down).collect()
+    }
+
+    async fn inquire_at(
+        &self,
+        question: &Question,
+        source: &Url,
+        partial: Option<&Arc<Growing>>,
+    ) -> Result<Answer, Fault> {
+        // With something to fall back on nobody waits for a host that is known to be down (R5a).
+        if question.cached.is_some()
+            && let Some(fault) = self.0.upstreams.down(source)
+        {
+            return Err(fault);
+        }
+        let mut fields = self.request_fields(question);
+        match (&question.cached, partial) {
+            (Some(entry), _) => fields.extend(freshness::conditions(&entry.head.fields)),
+            (None, Some(growing)) => {
+                fields.extend(resume_fields(growing, question.classified.digest.is_some()).unwrap_or_default());
+            }
+            (None, None) => {}
+        }
+        let request = Request {
+            method: Method::GET,
+            url: source.clone(),
+            fields,
+            body: None,
+            patience: patience(question.cached.is_some()),
+        };
+        self.0.upstreams.fetch(request).await
+    }
+
+    /// The fields of a request of ours: nothing of the client's for what is ours (FAULTS.md 5).
+    pub(super) fn request_fields(&self, question: &Question) -> HeaderMap {
+        let mut fields = HeaderMap::new();
+        fields.insert(USER_AGENT, HeaderValue::from_static(concat!("imirror/", env!("CARGO_PKG_VERSION"))));
+        fields.insert(ACCEPT, HeaderValue::from_static("*/*"));
+        fields.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+        fields.insert(VIA, self.0.via.clone());
+        if question.insist {
+            fields.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+        } else if question.classified.class == Class::MutableMetadata {
+            fields.insert(CACHE_CONTROL, HeaderValue::from_static("max-age=0"));
+        }
+        fields
+    }
+
+    /// What an answer means; `None` when the next source has to be asked.
+    async fn weigh(
+        &self,
+        question: &Question,
+        source: &Url,
+        answer: Answer,
+        partial: Option<&Arc<Growing>>,
+        survey: &mut Survey,
+    ) -> Option<Resolution> {
+        match answer.status {
+            StatusCode::NOT_MODIFIED => {
+                let entry = question.cached.clone()?;
+                self.0.store.confirm(&entry, Some(freshness::updated(&entry.head, &answer.fields)));
+                Some(Resolution::Confirmed)
+            }
+            StatusCode::OK | StatusCode::PARTIAL_CONTENT => Some(self.receive(question, source, answer, partial).await),
+            status if status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS => {
+                let host = source.authority().into();
+                survey.failed(Fault::new(Cause::Status { host, status: status.as_u16() }));
+                None
+            }
+            _ => match small(answer).await {
+                Ok(answer) => {
+                    survey.refused(answer);
+                    None
+                }
+                Err(fault) => {
+                    survey.failed(fault);
+                    None
+                }
+            },
+        }
+    }
+
+    /// An answer with content: a download begins, unless it is not to be stored or what is stored is as good.
+    async fn receive(
+        &self,
+        question: &Question,
+        source: &Url,
+        answer: Answer,
+        partial: Option<&Arc<Growing>>,
+    ) -> Resolution {
+        if let Some(entry) = &question.cached {
+            match freshness::compare(&entry.head.fields, entry.size, &answer.fields) {
+                Version::Same => {
+                    self.0.store.confirm(entry, None);
+                    return Resolution::Confirmed;
+                }
+                Version::Older => return Resolution::Older,
+                Version::Newer => {}
+            }
+        }
+        if let Err(reason) = freshness::storable(question.classified.class, answer.status, &answer.fields) {
+            tracing::debug!(url = %question.url, reason = reason.as_str(), "not stored");
+            return Resolution::Unshared(Arc::new(Mutex::new(Some(Box::new(answer)))));
+        }
+        let continued = partial.filter(|_| answer.status == StatusCode::PARTIAL_CONTENT);
+        if answer.status == StatusCode::PARTIAL_CONTENT && continued.is_none() {
+            let host = source.authority().into();
+            return Resolution::Failed(Fault::new(Cause::Malformed {
+                host,
+                detail: "206 to a request for everything".into(),
+            }));
+        }
+        let from = continued.map_or(0, |growing| growing.present_until(0));
+        let mut sources = question.sources.clone();
+        sources.sort_by_key(|s| s != source);
+        let plan = Plan {
+            url: question.url.clone(),
+            key: question.key,
+            class: question.classified.class,
+            head: freshness::stored_head(&answer.fields),
+            total: answer.body.length(),
+            digest: question.classified.digest.clone(),
+        };
+        let departure = Departure { plan, answer, taken_up: continued.cloned(), from, sources };
+        match self.0.flights.start(departure).await {
+            Ok(flight) => Resolution::Flight(flight),
+            Err((fault, answer)) => {
+                tracing::warn!(url = %question.url, %fault, "passed on without storing");
+                Resolution::Unshared(Arc::new(Mutex::new(Some(answer))))
+            }
+        }
+    }
+}
+
+/// With something to fall back on nobody waits long (R5a); without, as long as clients do (CLIENTS.md 9).
+pub(super) fn patience(cached: bool) -> Patience {
+    let (connect, head) = if cached { (2, 5) } else { (5, 25) };
+    Patience { connect: Duration::from_secs(connect), head: Duration::from_secs(head), stall: Duration::from_secs(5) }
+}
+
+/// `Range` and `If-Range` for what is missing at the end of a partial download; `None` when its version cannot be named.
+fn resume_fields(growing: &Growing, digest_known: bool) -> Option<HeaderMap> {
+    let validator = freshness::strong_validator(&growing.plan().head.fields);
+    if validator.is_none() && !digest_known {
+        return None;
+    }
+    let mut resume = HeaderMap::new();
+    resume.insert(RANGE, HeaderValue::try_from(format!("bytes={}-", growing.present_until(0))).ok()?);
+    if let Some(validator) = validator {
+        resume.insert(IF_RANGE, validator);
+    }
+    Some(resume)
+}
+
+/// Reads a short answer whole.
+async fn small(mut answer: Answer) -> Result<SmallAnswer, Fault> {
+    let mut body = BytesMut::new();
+    while let Some(chunk) = answer.body.chunk().await? {
+        body.extend_from_slice(&chunk);
+        if body.len() > SMALL_BODY_MAX {
+            body.truncate(SMALL_BODY_MAX);
+            break;
+        }
+    }
+    Ok(SmallAnswer { status: answer.status, fields: answer.fields, body: body.freeze(), via: answer.via.to_string() })
+}
+
+/// Takes a question off the list, also when its task panics.
+struct Closing<'a> {
+    journey: &'a Journey,
+    key: KeyHash,
+}
+
+impl Drop for Closing<'_> {
+    fn drop(&mut self) {
+        self.journey.0.questions.open().remove(&self.key);
+    }
+}

@@ -1,0 +1,279 @@
+//! The one place where the stages stand in order: a request is given a class, is looked up, a decision is made, a source
+//! is chosen, and an answer goes back. The rules are pure functions in the files beside this one.
+//!
+//! Knows no connection and no socket: the door brings a request and takes a reply.
+
+mod ask;
+pub mod cache_control;
+pub mod conditional;
+pub mod freshness;
+mod pass;
+pub mod range;
+mod reply;
+pub mod rfc9111;
+mod segments;
+mod select;
+pub mod target;
+
+use std::sync::{Arc, PoisonError};
+
+use http::header::{AUTHORIZATION, COOKIE, RANGE, VIA};
+use http::{HeaderMap, HeaderValue, Method, StatusCode};
+
+pub use reply::{Content, Reply, Stored};
+pub use segments::{Segment, Segments};
+
+use crate::classify::{Classified, Url, classify};
+use crate::config;
+use crate::fault::{Cause, Fault};
+use crate::flight::{Flight, Flights, Reader};
+use crate::ledger::{Ledger, Outcome};
+use crate::os::clock::Clock;
+use crate::store::{Blob, Entry, Store};
+use crate::upstream::{OutBody, Upstreams};
+use ask::{Question, Questions, Resolution};
+use freshness::{Decision, Demand, Known};
+
+/// A request that has been given a name.
+pub struct Asked {
+    pub method: Method,
+    /// What upstream is asked for when it is not ours.
+    pub url: Url,
+    /// What it is called here.
+    pub key: Url,
+    /// All URLs of the same content, in order of preference.
+    pub sources: Vec<Url>,
+    /// The client's fields as they came.
+    pub fields: HeaderMap,
+}
+
+/// What the journey is configured with.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// In `Via` and `Cache-Status`.
+    pub name: String,
+    pub freshness: config::Freshness,
+}
+
+/// The journey of requests through this node. Cheap to clone.
+#[derive(Clone)]
+pub struct Journey(Arc<Parts>);
+
+struct Parts {
+    options: Options,
+    via: HeaderValue,
+    store: Store,
+    flights: Flights,
+    upstreams: Upstreams,
+    ledger: Arc<Ledger>,
+    clock: Clock,
+    questions: Questions,
+}
+
+type Cached = Option<(Arc<Entry>, Arc<Blob>)>;
+
+impl Journey {
+    pub fn new(
+        options: Options,
+        store: Store,
+        flights: Flights,
+        upstreams: Upstreams,
+        ledger: Arc<Ledger>,
+        clock: Clock,
+    ) -> Result<Self, Fault> {
+        let via = HeaderValue::try_from(format!("1.1 {} (imirror)", options.name))
+            .map_err(|_| Fault::internal("the name of this node cannot stand in a header field"))?;
+        let questions = Questions::default();
+        Ok(Self(Arc::new(Parts { options, via, store, flights, upstreams, ledger, clock, questions })))
+    }
+
+    pub fn upstreams(&self) -> &Upstreams {
+        &self.0.upstreams
+    }
+
+    pub fn store(&self) -> &Store {
+        &self.0.store
+    }
+
+    pub fn flights(&self) -> &Flights {
+        &self.0.flights
+    }
+
+    /// The answer to a request, with its body if it has one.
+    pub async fn answer(&self, asked: Asked, body: Option<OutBody>) -> Reply {
+        let what = asked.url.clone();
+        if self.is_loop(&asked.fields) {
+            return self.refuse(&Fault::new(Cause::ForwardingLoop), &what);
+        }
+        let classified = classify(&asked.key);
+        // What carries credentials by-passes store and peers (FAULTS.md 5).
+        let personal = asked.fields.contains_key(AUTHORIZATION) || asked.fields.contains_key(COOKIE);
+        let reads = asked.method == Method::GET || asked.method == Method::HEAD;
+        let answered = match classified.class.is_ours() && reads && !personal {
+            true => self.serve(&asked, classified).await,
+            false => self.pass(asked, body).await,
+        };
+        answered.unwrap_or_else(|fault| self.refuse(&fault, &what))
+    }
+
+    /// What would happen to a request for this key, in words, with the entry that is stored.
+    pub async fn explain(&self, key: &Url) -> (Classified, Option<Arc<Entry>>, &'static str) {
+        let classified = classify(key);
+        let entry = self.0.store.lookup(key.key_hash()).await.unwrap_or_default();
+        let would = match self.decide(&classified, entry.as_ref(), Demand::default()) {
+            _ if !classified.class.is_ours() => "pass it on to upstream without storing it",
+            Decision::Serve => "serve it from the store without asking upstream",
+            Decision::Revalidate => "ask upstream whether it is current, then serve it from the store",
+            Decision::Fetch | Decision::NotCached => "fetch it from upstream and store it",
+        };
+        (classified, entry, would)
+    }
+
+    fn refuse(&self, fault: &Fault, what: &Url) -> Reply {
+        self.0.ledger.failed(fault);
+        Reply::fault(fault, what.as_str(), &self.0.options.name)
+    }
+
+    /// Has the request passed through this node before, or through more proxies than anyone has?
+    fn is_loop(&self, fields: &HeaderMap) -> bool {
+        let hops = fields.get_all(VIA).iter().filter_map(|v| v.to_str().ok()).flat_map(|v| v.split(','));
+        let mine = |hop: &str| {
+            let mut words = hop.split_whitespace().skip(1);
+            words.next() == Some(&self.0.options.name) && words.next() == Some("(imirror)")
+        };
+        hops.enumerate().any(|(before, hop)| before >= 32 || mine(hop))
+    }
+
+    /// A GET or HEAD of what is ours: the decision tree.
+    async fn serve(&self, asked: &Asked, classified: Classified) -> Result<Reply, Fault> {
+        let key = asked.key.key_hash();
+        let demand = Demand::of(&asked.fields);
+        if let Some((entry, blob)) = self.0.store.lookup_hot(&key)
+            && self.decide(&classified, Some(&entry), demand) == Decision::Serve
+        {
+            return Ok(self.stored_reply(asked, entry, blob, Outcome::Hit));
+        }
+        let flight = self.0.flights.join_in_the_air(&key).await;
+        let cached = self.cached(asked).await;
+        match self.decide(&classified, cached.as_ref().map(|(entry, _)| entry), demand) {
+            Decision::Serve => {
+                let (entry, blob) = cached.ok_or_else(|| Fault::internal("nothing to serve"))?;
+                Ok(self.stored_reply(asked, entry, blob, Outcome::Hit))
+            }
+            Decision::NotCached => Ok(self.not_cached(asked)),
+            Decision::Fetch | Decision::Revalidate => match flight {
+                Some(flight) if asked.method == Method::GET => {
+                    Ok(self.flying_reply(asked, &flight, Outcome::Collapsed))
+                }
+                _ if cached.is_none() && asked.method == Method::HEAD => self.pass_own(asked, &classified).await,
+                _ => self.ask_and_reply(asked, classified, cached, demand).await,
+            },
+        }
+    }
+
+    /// What is stored. A store that fails is a store that has nothing.
+    async fn cached(&self, asked: &Asked) -> Cached {
+        let entry = self.0.store.lookup(asked.key.key_hash()).await.unwrap_or_default()?;
+        let blob = self.0.store.open_blob(&entry).await.ok()?;
+        Some((entry, blob))
+    }
+
+    fn decide(&self, classified: &Classified, entry: Option<&Arc<Entry>>, demand: Demand) -> Decision {
+        let now = self.0.clock.now();
+        let known = entry.map(|entry| Known {
+            unconfirmed_for: now.since(entry.confirmed_at()),
+            immutable: classified.digest.is_some() && entry.digest == classified.digest,
+            lifetime: freshness::lifetime(&entry.head.fields),
+        });
+        freshness::decide(classified.class, known, demand, &self.0.options.freshness)
+    }
+
+    async fn ask_and_reply(
+        &self,
+        asked: &Asked,
+        classified: Classified,
+        cached: Cached,
+        demand: Demand,
+    ) -> Result<Reply, Fault> {
+        let had = cached.is_some();
+        if had {
+            self.0.ledger.revalidated();
+        }
+        let question = Question {
+            cached: cached.as_ref().map(|(entry, _)| entry.clone()),
+            insist: demand.revalidate,
+            ..Question::about(asked, &classified)
+        };
+        let (resolution, joined) = self.ask(question).await;
+        let stored = |outcome| match cached {
+            Some((entry, blob)) => Ok(self.stored_reply(asked, entry, blob, outcome)),
+            None => Err(Fault::internal("what is stored went away in the meantime; ask again")),
+        };
+        match resolution {
+            Resolution::Flight(flight) => {
+                let outcome = match (joined, had) {
+                    (true, _) => Outcome::Collapsed,
+                    (false, true) => Outcome::RefreshModified,
+                    (false, false) => Outcome::Miss,
+                };
+                Ok(self.flying_reply(asked, &flight, outcome))
+            }
+            Resolution::Confirmed | Resolution::Older => stored(Outcome::RefreshUnmodified),
+            Resolution::Stale(fault) => {
+                tracing::debug!(url = %asked.url, %fault, "served although upstream does not answer");
+                stored(Outcome::Stale)
+            }
+            Resolution::Small(answer) => Ok(self.small_reply(asked, &answer)),
+            Resolution::Unshared(answer) => {
+                let mine = answer.lock().unwrap_or_else(PoisonError::into_inner).take();
+                match mine {
+                    Some(answer) if !asked.fields.contains_key(RANGE) => Ok(self.passed_reply(*answer)),
+                    _ => self.pass_own(asked, &classified).await,
+                }
+            }
+            Resolution::Failed(fault) => Err(fault),
+        }
+    }
+
+    /// A stored object was found damaged while it was being sent: the same version from upstream.
+    pub async fn rescue(&self, entry: &Arc<Entry>) -> Result<Reader, Fault> {
+        self.0.store.drop_damaged(entry, &Fault::new(Cause::Corrupt { object: entry.object.to_string().into() }));
+        let question = Question {
+            key: entry.key,
+            url: entry.url.clone(),
+            sources: vec![entry.url.clone()],
+            classified: classify(&entry.url),
+            cached: None,
+            insist: false,
+        };
+        let flight = match self.0.flights.join(&entry.key) {
+            Some(flight) => flight,
+            None => match self.ask(question).await.0 {
+                Resolution::Flight(flight) => flight,
+                Resolution::Failed(fault) => return Err(fault),
+                _ => return Err(Fault::internal("the damaged object cannot be had again")),
+            },
+        };
+        match same_version(entry, &flight) {
+            true => Ok(flight.reader()),
+            false => Err(Fault::new(Cause::Changed { host: entry.url.host().into() })),
+        }
+    }
+
+    fn not_cached(&self, asked: &Asked) -> Reply {
+        let text = format!("Gateway Timeout\n\n{} is not cached, and the request asked for nothing else.\n", asked.url);
+        Reply::text(StatusCode::GATEWAY_TIMEOUT, text, Outcome::Miss)
+    }
+
+    fn cache_status(&self, outcome: Outcome) -> HeaderValue {
+        HeaderValue::try_from(format!("{}; {}", self.0.options.name, outcome.cache_status()))
+            .unwrap_or_else(|_| HeaderValue::from_static("imirror"))
+    }
+}
+
+fn same_version(entry: &Entry, flight: &Flight) -> bool {
+    let plan = flight.plan();
+    let same = freshness::compare(&entry.head.fields, entry.size, &plan.head.fields) == freshness::Version::Same;
+    let digest = plan.digest.is_some() && plan.digest == entry.digest;
+    (same || digest) && flight.total() == Some(entry.size)
+}

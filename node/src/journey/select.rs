@@ -1,0 +1,86 @@
+//! What of a content a client gets: everything, ranges, or the word that it has it already.
+
+use std::sync::Arc;
+
+use http::header::{CONTENT_RANGE, CONTENT_TYPE, RANGE};
+use http::{HeaderMap, HeaderValue, StatusCode};
+
+use super::reply::{content_fields, content_range, set_length};
+use super::{Asked, Content, Journey, Reply, Segments, Stored, freshness, range};
+use crate::flight::Flight;
+use crate::ledger::Outcome;
+use crate::store::{Blob, Entry, Head};
+
+/// What of a content is sent, and under which head.
+struct Selected {
+    status: StatusCode,
+    fields: HeaderMap,
+    /// Nothing for an answer without a body.
+    segments: Option<Segments>,
+}
+
+impl Selected {
+    fn into_reply(self, outcome: Outcome, from: Option<String>, content: impl FnOnce(Segments) -> Content) -> Reply {
+        let content = self.segments.map_or(Content::Empty, content);
+        Reply { status: self.status, fields: self.fields, content, outcome, from }
+    }
+}
+
+impl Journey {
+    pub(super) fn stored_reply(&self, asked: &Asked, entry: Arc<Entry>, blob: Arc<Blob>, outcome: Outcome) -> Reply {
+        let outcome = if outcome == Outcome::Hit && blob.in_memory() { Outcome::MemoryHit } else { outcome };
+        let age = self.0.clock.now().since(entry.confirmed_at()).as_secs();
+        let fields = content_fields(&entry.head, &self.0.via, Some(age), self.cache_status(outcome));
+        let selected = select(asked, &entry.head, Some(entry.size), fields);
+        selected.into_reply(outcome, None, |segments| Content::Stored(Stored { entry, blob }, segments))
+    }
+
+    pub(super) fn flying_reply(&self, asked: &Asked, flight: &Arc<Flight>, outcome: Outcome) -> Reply {
+        let head = &flight.plan().head;
+        let fields = content_fields(head, &self.0.via, None, self.cache_status(outcome));
+        let selected = select(asked, head, flight.total(), fields);
+        let reader = flight.reader();
+        selected.into_reply(outcome, Some(flight.source()), |segments| Content::Flying(reader, segments))
+    }
+}
+
+/// Conditions and ranges of the client, for a content of which the length may not be known yet.
+fn select(asked: &Asked, head: &Head, total: Option<u64>, mut fields: HeaderMap) -> Selected {
+    if freshness::not_modified(&asked.fields, &head.fields) {
+        fields.remove(CONTENT_TYPE);
+        return Selected { status: StatusCode::NOT_MODIFIED, fields, segments: None };
+    }
+    let range = asked.fields.get(RANGE).and_then(|v| v.to_str().ok());
+    let wanted = match (range, total) {
+        (Some(range), Some(total)) if freshness::range_counts(&asked.fields, &head.fields) => {
+            range::parse(range, total)
+        }
+        _ => range::Wanted::Whole,
+    };
+    let known_total = total.unwrap_or_default();
+    let (status, segments) = match wanted {
+        range::Wanted::Whole => {
+            set_length(&mut fields, total);
+            (StatusCode::OK, Segments::whole(total))
+        }
+        range::Wanted::One(range) => {
+            set_length(&mut fields, Some(range.end - range.start));
+            fields.extend(content_range(&range, known_total).map(|value| (CONTENT_RANGE, value)));
+            (StatusCode::PARTIAL_CONTENT, Segments::range(range))
+        }
+        range::Wanted::Several(ranges) => {
+            let kind = fields.get(CONTENT_TYPE).and_then(|v| v.to_str().ok()).map(str::to_owned);
+            let parts = range::multipart(&ranges, known_total, kind.as_deref(), asked.key.as_str().as_bytes());
+            fields.extend(HeaderValue::try_from(parts.content_type).ok().map(|value| (CONTENT_TYPE, value)));
+            set_length(&mut fields, Some(parts.length));
+            (StatusCode::PARTIAL_CONTENT, parts.segments)
+        }
+        range::Wanted::Unsatisfiable => {
+            let value = HeaderValue::try_from(format!("bytes */{known_total}"));
+            fields.extend(value.ok().map(|value| (CONTENT_RANGE, value)));
+            set_length(&mut fields, Some(0));
+            return Selected { status: StatusCode::RANGE_NOT_SATISFIABLE, fields, segments: None };
+        }
+    };
+    Selected { status, fields, segments: Some(segments) }
+}

@@ -1,0 +1,162 @@
+//! The counters as Prometheus text (exposition format 0.0.4): base units, `_total` for what only grows.
+
+use std::fmt::{Display, Write};
+
+use super::Ledger;
+use super::counters::Amount;
+use super::outcome::{Outcome, Subject};
+use super::status::{Health, Status};
+
+/// The page for `/-/metrics`.
+pub fn render(ledger: &Ledger, status: &Status, health: &Health) -> String {
+    let mut page = Page(String::with_capacity(8 * 1024));
+    info(&mut page, status, health);
+    requests(&mut page, ledger);
+    bytes(&mut page, ledger);
+    events(&mut page, ledger);
+    page.0
+}
+
+fn info(page: &mut Page, status: &Status, health: &Health) {
+    let node = &status.node;
+    page.family("imirror_info", "gauge", "The node; always 1.");
+    page.sample(&[("name", &node.name), ("id", &node.id), ("version", &node.version)], 1);
+    page.family("imirror_start_time_seconds", "gauge", "When the node started, since 1970.");
+    page.sample(&[], node.started.0 as f64 / 1000.0);
+    page.family("imirror_cache_objects", "gauge", "Objects in the store.");
+    page.sample(&[], status.cache.objects);
+    page.family("imirror_cache_bytes", "gauge", "Bytes in the store.");
+    page.sample(&[], status.cache.bytes);
+    page.family("imirror_cache_limit_bytes", "gauge", "Bytes that the store may hold.");
+    page.sample(&[], status.cache.limit_bytes);
+    page.family("imirror_flights", "gauge", "Downloads in progress.");
+    page.sample(&[], status.flights.len());
+    page.family("imirror_site_nodes", "gauge", "Nodes of the site that are alive.");
+    page.sample(&[], status.site.nodes.iter().filter(|n| n.state == "alive").count());
+    page.family("imirror_degraded", "gauge", "Reasons why the node does less than it should.");
+    page.sample(&[], health.degraded.len());
+    page.family("imirror_upstreams_unreachable", "gauge", "Hosts remembered as unreachable.");
+    page.sample(&[], health.unreachable.len());
+}
+
+fn requests(page: &mut Page, ledger: &Ledger) {
+    page.family("imirror_requests_total", "counter", "Requests that are over, by outcome and class.");
+    for outcome in Outcome::ALL {
+        for subject in Subject::ALL {
+            let count = ledger.counters.requests(outcome, subject);
+            // Most pairs never occur; a family of zeros helps nobody.
+            if count > 0 {
+                page.sample(&[("outcome", outcome.word()), ("class", subject.word())], count);
+            }
+        }
+    }
+    page.family("imirror_faults_total", "counter", "Faults by their cause.");
+    for (label, count) in ledger.faults().iter() {
+        page.sample(&[("cause", label)], count);
+    }
+}
+
+fn bytes(page: &mut Page, ledger: &Ledger) {
+    page.family("imirror_sent_bytes_total", "counter", "Bytes of bodies sent to clients, by class.");
+    for subject in Subject::ALL {
+        page.sample(&[("class", subject.word())], ledger.counters.bytes_to_clients(subject));
+    }
+    page.family("imirror_source_bytes_total", "counter", "Bytes of bodies by where they came from.");
+    let sources = [
+        ("memory", Amount::BytesFromMemory),
+        ("disk", Amount::BytesFromDisk),
+        ("peers", Amount::BytesFromPeers),
+        ("upstream", Amount::BytesFromUpstream),
+    ];
+    for (source, amount) in sources {
+        page.sample(&[("source", source)], ledger.counters.amount(amount));
+    }
+    let families = [
+        ("imirror_peers_sent_bytes_total", "Bytes of objects sent to peers.", Amount::BytesToPeers),
+        ("imirror_tunnel_bytes_total", "Bytes through tunnels, both ways.", Amount::BytesTunnelled),
+        ("imirror_evicted_bytes_total", "Bytes dropped for want of room.", Amount::BytesEvicted),
+    ];
+    for (name, help, amount) in families {
+        page.family(name, "counter", help);
+        page.sample(&[], ledger.counters.amount(amount));
+    }
+}
+
+fn events(page: &mut Page, ledger: &Ledger) {
+    let families = [
+        ("imirror_revalidations_total", "Questions to upstream whether an object is current.", Amount::Revalidations),
+        ("imirror_client_aborts_total", "Clients that went before their answer was complete.", Amount::ClientAborts),
+        ("imirror_evictions_total", "Objects dropped for want of room.", Amount::Evictions),
+    ];
+    for (name, help, amount) in families {
+        page.family(name, "counter", help);
+        page.sample(&[], ledger.counters.amount(amount));
+    }
+    page.family("imirror_access_log_dropped_total", "counter", "Lines of the access log that were lost.");
+    page.sample(&[], ledger.access_log().map_or(0, |log| log.dropped()));
+}
+
+/// Text that grows by families and samples. A family's name stands before its samples.
+struct Page(String);
+
+impl Page {
+    fn family(&mut self, name: &'static str, kind: &str, help: &str) {
+        // Writing to a `String` cannot fail.
+        let _ = write!(self.0, "# HELP {name} {help}\n# TYPE {name} {kind}\n");
+    }
+
+    /// A sample of the family that was begun last.
+    fn sample(&mut self, labels: &[(&str, &str)], value: impl Display) {
+        let name = match self.0.rfind("# TYPE ") {
+            Some(at) => self.0[at + 7..].split(' ').next().unwrap_or_default().to_owned(),
+            None => return,
+        };
+        self.0.push_str(&name);
+        for (i, (label, text)) in labels.iter().enumerate() {
+            let text = text.replace('\\', r"\\").replace('"', "\\\"").replace('\n', r"\n");
+            let open = if i == 0 { '{' } else { ',' };
+            let _ = write!(self.0, "{open}{label}=\"{text}\"");
+        }
+        let close = if labels.is_empty() { "" } else { "}" };
+        let _ = writeln!(self.0, "{close} {value}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ledger::{Origin, Subject};
+
+    #[test]
+    fn every_sample_stands_under_its_family() {
+        let ledger = Ledger::new(None);
+        ledger.sent(Subject::Package, Origin::Memory, 7);
+        ledger.received_from_upstream(9);
+        ledger.failed(&crate::fault::Fault::bad_request("x"));
+        let mut status = Status::example();
+        status.node.name = "a\"b".into();
+        let page = render(&ledger, &status, &Health::default());
+        let mut family = "";
+        for line in page.lines() {
+            match line.strip_prefix("# TYPE ") {
+                Some(rest) => family = rest.split(' ').next().unwrap(),
+                None if line.starts_with('#') => {}
+                None => {
+                    assert!(line.starts_with(family), "{line}");
+                    let (_, value) = line.rsplit_once(' ').unwrap();
+                    value.parse::<f64>().unwrap();
+                }
+            }
+        }
+        for line in [
+            "imirror_info{name=\"a\\\"b\",id=\"b1946ac92492d234\",version=\"0.1.0\"} 1",
+            "imirror_sent_bytes_total{class=\"package\"} 7",
+            "imirror_source_bytes_total{source=\"memory\"} 7",
+            "imirror_source_bytes_total{source=\"upstream\"} 9",
+            "imirror_faults_total{cause=\"bad-request\"} 1",
+            "imirror_flights 1",
+        ] {
+            assert!(page.lines().any(|l| l == line), "{line} is not in\n{page}");
+        }
+    }
+}

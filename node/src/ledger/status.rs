@@ -1,0 +1,284 @@
+//! What `imirror status --json` and `/-/api/status` say; the names are a public contract.
+
+use serde::{Deserialize, Serialize};
+
+use crate::os::clock::Timestamp;
+
+/// Everything worth knowing about a running node.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Status {
+    pub node: Node,
+    pub site: Site,
+    pub cache: Cache,
+    pub traffic: Traffic,
+    pub flights: Vec<Flight>,
+    pub popular: Vec<Popular>,
+    pub repos: Vec<Repo>,
+    pub helper: Helper,
+}
+
+#[cfg(test)]
+impl Status {
+    /// A busy little node, for tests of what shows it.
+    pub(crate) fn example() -> Self {
+        Self {
+            node: Node {
+                name: "lab1".into(),
+                id: "b1946ac92492d234".into(),
+                version: "0.1.0".into(),
+                started: Timestamp(1_793_526_185_007),
+                address: "192.0.2.1:3142".into(),
+            },
+            site: Site {
+                id: "b1946ac92492d234".into(),
+                nodes: vec![Member {
+                    name: "lab1".into(),
+                    id: "b1946ac92492d234".into(),
+                    address: "192.0.2.1:3142".into(),
+                    state: "alive".into(),
+                    objects: 4711,
+                    bytes: 12 << 30,
+                    load: 0.25,
+                }],
+            },
+            cache: Cache { objects: 4711, bytes: 12 << 30, limit_bytes: 50 << 30 },
+            traffic: Traffic {
+                requests: 1000,
+                hits: 800,
+                peer_hits: 0,
+                misses: 150,
+                stale: 3,
+                errors: 2,
+                bytes_to_clients: 9_000_000_000,
+                bytes_from_memory: 100_000_000,
+                bytes_from_disk: 7_400_000_000,
+                bytes_from_peers: 0,
+                bytes_from_upstream: 1_500_000_000,
+                bytes_to_peers: 0,
+            },
+            flights: vec![Flight {
+                url: "http://example.org/fedora/kernel-core-7.0.rpm".into(),
+                bytes: 20 << 20,
+                total: Some(80 << 20),
+                readers: 3,
+                source: "example.org".into(),
+                rate: 5 << 20,
+            }],
+            popular: vec![],
+            repos: vec![Repo {
+                name: "fedora".into(),
+                upstreams: vec!["https://example.org/pub/fedora".into()],
+                metalink: None,
+            }],
+            helper: Helper::default(),
+        }
+    }
+}
+
+/// The node that answers.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Node {
+    pub name: String,
+    pub id: String,
+    pub version: String,
+    #[serde(with = "rfc3339")]
+    pub started: Timestamp,
+    /// Where clients reach it, `ADDRESS:PORT`.
+    pub address: String,
+}
+
+/// The nodes that work together.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Site {
+    pub id: String,
+    pub nodes: Vec<Member>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Member {
+    pub name: String,
+    pub id: String,
+    pub address: String,
+    /// `alive`, `suspect`, `draining` or `dead`.
+    pub state: String,
+    pub objects: u64,
+    pub bytes: u64,
+    /// 0 is idle, 1 is as busy as it can be.
+    pub load: f64,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Cache {
+    pub objects: u64,
+    pub bytes: u64,
+    pub limit_bytes: u64,
+}
+
+/// Sums since the node started. Tunnels, passed-on and refused requests are in `requests` only.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Traffic {
+    /// All but those for the node's own pages.
+    pub requests: u64,
+    /// Served from this node or from a download that was under way, confirmed by upstream or not in need of it.
+    pub hits: u64,
+    pub peer_hits: u64,
+    pub misses: u64,
+    /// Served unconfirmed, because upstream was unreachable.
+    pub stale: u64,
+    pub errors: u64,
+    pub bytes_to_clients: u64,
+    pub bytes_from_memory: u64,
+    pub bytes_from_disk: u64,
+    pub bytes_from_peers: u64,
+    pub bytes_from_upstream: u64,
+    pub bytes_to_peers: u64,
+}
+
+/// A download in progress.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Flight {
+    pub url: String,
+    /// So far.
+    pub bytes: u64,
+    /// Of the whole, when it is known.
+    pub total: Option<u64>,
+    pub readers: u64,
+    /// The host or peer it comes from.
+    pub source: String,
+    /// Bytes a second since it began.
+    pub rate: u64,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Popular {
+    pub name: String,
+    /// Decayed count of requests.
+    pub demand: f64,
+}
+
+/// A configured repository.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Repo {
+    pub name: String,
+    pub upstreams: Vec<String>,
+    pub metalink: Option<String>,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Helper {
+    pub enabled: bool,
+}
+
+/// What does not work as it should. Degraded nodes go on serving.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Health {
+    /// Empty when all is well.
+    pub degraded: Vec<String>,
+    /// Hosts that are remembered as unreachable, with the reason.
+    pub unreachable: Vec<String>,
+}
+
+/// What `imirror lookup` says of a URL.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Lookup {
+    /// As it was asked for, in canonical form.
+    pub url: String,
+    /// What it is called in the index, when that differs.
+    pub key: String,
+    /// `package`, `immutable-metadata`, `mutable-metadata` or `other`.
+    pub class: String,
+    pub stored: Option<StoredObject>,
+    /// The download that would be joined.
+    pub flight: Option<Flight>,
+    /// What would be done with a request for it now, and why.
+    pub would: String,
+    /// The servers that would be asked, in order.
+    pub sources: Vec<String>,
+}
+
+/// An object in this node's store.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct StoredObject {
+    /// BLAKE3 of the content, in hexadecimal.
+    pub object: String,
+    pub bytes: u64,
+    #[serde(with = "rfc3339")]
+    pub stored_at: Timestamp,
+    /// When upstream last confirmed it.
+    #[serde(with = "rfc3339")]
+    pub confirmed_at: Timestamp,
+    pub in_memory: bool,
+    /// The digest that a repository names for it, `ALGORITHM:HEX`.
+    pub digest: Option<String>,
+}
+
+/// How far `imirror verify` has come, and at the end what it found.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Verify {
+    pub objects: u64,
+    pub objects_total: u64,
+    pub bytes: u64,
+    /// Objects that were damaged or missing and have been dropped.
+    pub dropped: u64,
+    pub finished: bool,
+}
+
+/// Times as `2026-11-01T09:43:05.123Z`.
+mod rfc3339 {
+    use serde::de::{Deserialize, Deserializer, Error};
+    use serde::ser::Serializer;
+
+    use crate::ledger::format;
+    use crate::os::clock::Timestamp;
+
+    pub(super) fn serialize<S: Serializer>(at: &Timestamp, to: S) -> Result<S::Ok, S::Error> {
+        let mut text = String::new();
+        format::rfc3339(*at, &mut text).map_err(serde::ser::Error::custom)?;
+        to.serialize_str(&text)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Timestamp, D::Error> {
+        let text = String::deserialize(from)?;
+        let at: jiff::Timestamp = text.parse().map_err(D::Error::custom)?;
+        Ok(Timestamp(u64::try_from(at.as_millisecond()).unwrap_or(0)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_names_are_those_of_the_contract() {
+        let json = serde_json::to_value(Status::example()).unwrap();
+        let names = |value: &serde_json::Value| -> Vec<String> {
+            let mut names: Vec<_> = value.as_object().unwrap().keys().cloned().collect();
+            names.sort();
+            names
+        };
+        assert_eq!(names(&json), ["cache", "flights", "helper", "node", "popular", "repos", "site", "traffic"]);
+        assert_eq!(names(&json["node"]), ["address", "id", "name", "started", "version"]);
+        assert_eq!(names(&json["site"]), ["id", "nodes"]);
+        assert_eq!(names(&json["site"]["nodes"][0]), ["address", "bytes", "id", "load", "name", "objects", "state"]);
+        assert_eq!(names(&json["cache"]), ["bytes", "limit_bytes", "objects"]);
+        assert_eq!(
+            names(&json["traffic"]),
+            [
+                "bytes_from_disk",
+                "bytes_from_memory",
+                "bytes_from_peers",
+                "bytes_from_upstream",
+                "bytes_to_clients",
+                "bytes_to_peers",
+                "errors",
+                "hits",
+                "misses",
+                "peer_hits",
+                "requests",
+                "stale",
+            ]
+        );
+        assert_eq!(json["node"]["started"], "2026-11-01T09:43:05.007Z");
+        assert_eq!(serde_json::from_value::<Status>(json).unwrap(), Status::example());
+    }
+}

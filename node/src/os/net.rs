@@ -1,0 +1,51 @@
+//! Listening sockets and the addresses of this machine.
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+
+use socket2::{Domain, Protocol, Socket, Type};
+
+/// A TCP listener; one on `[::]` takes IPv4 too. Where the machine has no IPv6, `[::]` means all of IPv4.
+pub fn listen_tcp(address: SocketAddr) -> io::Result<tokio::net::TcpListener> {
+    let listen = |address: SocketAddr| {
+        let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+        if address.is_ipv6() {
+            socket.set_only_v6(!address.ip().is_unspecified())?;
+        }
+        socket.set_reuse_address(true)?;
+        socket.set_nonblocking(true)?;
+        socket.bind(&address.into())?;
+        socket.listen(4096)?;
+        tokio::net::TcpListener::from_std(socket.into())
+    };
+    match listen(address) {
+        Err(e) if address.is_ipv6() && address.ip().is_unspecified() && no_ipv6(&e) => {
+            listen(SocketAddr::new(IpAddr::from([0, 0, 0, 0]), address.port()))
+        }
+        other => other,
+    }
+}
+
+fn no_ipv6(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::Unsupported | io::ErrorKind::AddrNotAvailable)
+        || error.raw_os_error() == Some(rustix::io::Errno::AFNOSUPPORT.raw_os_error())
+}
+
+/// The address from which this machine would reach others; asks the routing table, sends nothing.
+pub fn own_address() -> Option<IpAddr> {
+    let towards = |local: &str, remote: &str| {
+        let socket = std::net::UdpSocket::bind(local).ok()?;
+        socket.connect(remote).ok()?;
+        Some(socket.local_addr().ok()?.ip())
+    };
+    // Addresses that are set aside for documentation (RFC 5737, RFC 3849).
+    towards("0.0.0.0:0", "192.0.2.1:9").or_else(|| towards("[::]:0", "[2001:db8::1]:9"))
+}
+
+/// Lets this process open as many files as it may; returns how many.
+pub fn raise_file_limit() -> u64 {
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
+    let raised = rustix::process::Rlimit { current: limit.maximum, maximum: limit.maximum };
+    let _ = rustix::process::setrlimit(rustix::process::Resource::Nofile, raised);
+    rustix::process::getrlimit(rustix::process::Resource::Nofile).current.unwrap_or(u64::MAX)
+}

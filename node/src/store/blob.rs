@@ -1,0 +1,277 @@
+//! An open stored object. Its bytes are handed out only after they have been checked against its name, once after each
+//! start and again whenever the file is not the one that was checked.
+
+use std::fs::File;
+use std::ops::Range;
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use blake3::hazmat::ChainingValue;
+use bytes::Bytes;
+
+use super::files::{self, Files};
+use super::groups::{self, GROUP};
+use super::object::{Entry, ObjectId};
+use super::ranges::Ranges;
+use crate::fault::{Cause, Fault};
+use crate::os::clock::{Clock, Timestamp};
+use crate::os::mapping::Mapping;
+use crate::os::tasks;
+
+/// Objects up to this size are kept in memory while they are hot.
+pub(super) const IN_MEMORY_MAX: u64 = 32 * 1024;
+
+/// After this long the file is looked at again before its bytes go out (it may have been cut, or left the page cache).
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
+
+/// Most bytes checked by one call.
+const CHECK_MAX: u64 = 4 * 1024 * 1024;
+
+/// See the module head.
+#[derive(Debug)]
+pub struct Blob {
+    object: ObjectId,
+    len: u64,
+    clock: Clock,
+    content: Content,
+}
+
+#[derive(Debug)]
+enum Content {
+    Memory(Bytes),
+    File(Box<Mapped>),
+}
+
+#[derive(Debug)]
+struct Mapped {
+    mapping: Arc<Mapping>,
+    stamp: Stamp,
+    /// Groups' chaining values; empty for an object of one group.
+    values: Vec<ChainingValue>,
+    checked: Mutex<Ranges>,
+    all_checked: AtomicBool,
+    looked_at: AtomicU64,
+    damaged: AtomicBool,
+}
+
+/// What tells that a file is still the one that was checked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Stamp {
+    size: u64,
+    modified: (i64, i64),
+}
+
+impl Stamp {
+    fn of(file: &File) -> std::io::Result<Self> {
+        let meta = file.metadata()?;
+        Ok(Self { size: meta.size(), modified: (meta.mtime(), meta.mtime_nsec()) })
+    }
+}
+
+impl Blob {
+    /// Opens the object of an entry. Blocks.
+    pub(super) fn open(files: &Files, entry: &Entry, clock: &Clock) -> Result<Self, Fault> {
+        let path = files.object(&entry.object);
+        let corrupt = || Fault::new(Cause::Corrupt { object: entry.object.to_string().into() });
+        let file = files::open_plain(&path).map_err(|_| corrupt())?;
+        let stamp = Stamp::of(&file).map_err(|e| Fault::disk(path.display(), &e))?;
+        if stamp.size != entry.size {
+            return Err(corrupt());
+        }
+        let content = if entry.size <= IN_MEMORY_MAX {
+            let mut bytes = vec![0; usize::try_from(entry.size).unwrap_or(0)];
+            file.read_exact_at(&mut bytes, 0).map_err(|e| Fault::disk(path.display(), &e))?;
+            if blake3::hash(&bytes).as_bytes() != &entry.object.0 {
+                return Err(corrupt());
+            }
+            Content::Memory(bytes.into())
+        } else {
+            let values = load_values(files, entry, &file).ok_or_else(corrupt)?;
+            let mapping = Mapping::new(file, entry.size).map_err(|e| Fault::disk(path.display(), &e))?;
+            Content::File(Box::new(Mapped::new(mapping, stamp, values)))
+        };
+        Ok(Self { object: entry.object, len: entry.size, clock: clock.clone(), content })
+    }
+
+    /// An object that has just been written and hashed.
+    pub(super) fn fresh(
+        object: ObjectId,
+        mapping: &Arc<Mapping>,
+        values: Vec<ChainingValue>,
+        clock: &Clock,
+    ) -> Option<Self> {
+        let len = mapping.len();
+        let content = if len <= IN_MEMORY_MAX {
+            let mut bytes = vec![0; usize::try_from(len).ok()?];
+            mapping.file().read_exact_at(&mut bytes, 0).ok()?;
+            (blake3::hash(&bytes).as_bytes() == &object.0).then_some(Content::Memory(bytes.into()))?
+        } else {
+            let mapped = Mapped::new(mapping.clone(), Stamp::of(mapping.file()).ok()?, values);
+            mapped.all_checked.store(true, Ordering::Release);
+            mapped.looked_at.store(clock.now().0, Ordering::Relaxed);
+            Content::File(Box::new(mapped))
+        };
+        Some(Self { object, len, clock: clock.clone(), content })
+    }
+
+    pub fn len(&self) -> u64 {
+        self.len
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    pub fn in_memory(&self) -> bool {
+        matches!(self.content, Content::Memory(_))
+    }
+
+    /// The mapping that bytes of this object may be slices of.
+    pub fn mapping(&self) -> Option<&Arc<Mapping>> {
+        match &self.content {
+            Content::Memory(_) => None,
+            Content::File(mapped) => Some(&mapped.mapping),
+        }
+    }
+
+    /// The bytes, if they have been checked and lie at hand. Never blocks.
+    pub fn ready(&self, range: Range<u64>) -> Option<Bytes> {
+        match &self.content {
+            Content::Memory(bytes) => Some(bytes.slice(to_usize(&range)?)),
+            Content::File(mapped) => {
+                let looked = Timestamp(mapped.looked_at.load(Ordering::Relaxed));
+                let usable = self.clock.now().since(looked) < LOOK_AGAIN
+                    && !mapped.damaged.load(Ordering::Relaxed)
+                    && mapped.has_checked(&range);
+                usable.then(|| mapped.mapping.bytes(range))
+            }
+        }
+    }
+
+    /// The first bytes of the range (at most 4 MiB), checked. The fault `Corrupt` means that the object is of no use.
+    pub async fn bytes(self: &Arc<Self>, range: Range<u64>) -> Result<Bytes, Fault> {
+        if let Some(bytes) = self.ready(range.clone()) {
+            return Ok(bytes);
+        }
+        let blob = self.clone();
+        let checked = tasks::blocking("check an object", move || blob.check(range)).await;
+        checked.unwrap_or_else(|panic| Err(Fault::internal(panic.to_string())))
+    }
+
+    /// Reads and compares what has not been checked of the range. Blocks.
+    pub(super) fn check(&self, range: Range<u64>) -> Result<Bytes, Fault> {
+        let Content::File(mapped) = &self.content else {
+            return self.ready(range).ok_or_else(|| Fault::internal("a range outside of its object"));
+        };
+        let range = range.start..range.end.min(range.start + CHECK_MAX).min(self.len);
+        let corrupt = |_| {
+            mapped.damaged.store(true, Ordering::Relaxed);
+            Fault::new(Cause::Corrupt { object: self.object.to_string().into() })
+        };
+        if mapped.damaged.load(Ordering::Relaxed) {
+            return Err(corrupt(()));
+        }
+        if Stamp::of(mapped.mapping.file()).map_err(|_| corrupt(()))? != mapped.stamp {
+            return Err(corrupt(()));
+        }
+        if mapped.has_checked(&range) {
+            mapped.mapping.will_need(range.clone());
+        }
+        let mut buffer = Vec::new();
+        for index in range.start / GROUP..range.end.div_ceil(GROUP) {
+            let group = index * GROUP..((index + 1) * GROUP).min(self.len);
+            if mapped.has_checked(&group) {
+                continue;
+            }
+            buffer.resize(usize::try_from(group.end - group.start).unwrap_or(0), 0);
+            mapped.mapping.file().read_exact_at(&mut buffer, group.start).map_err(|_| corrupt(()))?;
+            let value = usize::try_from(index).ok().and_then(|i| mapped.values.get(i));
+            if value != Some(&groups::chaining_value(index, &buffer)) {
+                return Err(corrupt(()));
+            }
+            mapped.mark(group, self.len);
+        }
+        mapped.looked_at.store(self.clock.now().0, Ordering::Relaxed);
+        Ok(mapped.mapping.bytes(range))
+    }
+
+    /// Checks everything anew, whatever has been checked before. Blocks.
+    pub(super) fn check_all(&self) -> Result<(), Fault> {
+        let mut at = 0;
+        while at < self.len {
+            at += (self.check(at..self.len)?.len() as u64).max(1);
+        }
+        Ok(())
+    }
+}
+
+impl Mapped {
+    fn new(mapping: Arc<Mapping>, stamp: Stamp, values: Vec<ChainingValue>) -> Self {
+        Self {
+            mapping,
+            stamp,
+            values,
+            checked: Mutex::default(),
+            all_checked: AtomicBool::new(false),
+            looked_at: AtomicU64::new(0),
+            damaged: AtomicBool::new(false),
+        }
+    }
+
+    fn has_checked(&self, range: &Range<u64>) -> bool {
+        self.all_checked.load(Ordering::Acquire)
+            || self.checked.lock().unwrap_or_else(PoisonError::into_inner).missing(range.clone()).is_none()
+    }
+
+    fn mark(&self, group: Range<u64>, len: u64) {
+        let mut checked = self.checked.lock().unwrap_or_else(PoisonError::into_inner);
+        checked.insert(group);
+        if checked.missing(0..len).is_none() {
+            self.all_checked.store(true, Ordering::Release);
+        }
+    }
+}
+
+/// The list beside the object, if its root is the object's name; made anew from the content when it is missing or torn.
+fn load_values(files: &Files, entry: &Entry, file: &File) -> Option<Vec<ChainingValue>> {
+    let count = usize::try_from(groups::count(entry.size)).ok()?;
+    if count == 1 {
+        // One group: its name is the plain hash, its chaining value has to be made from right content.
+        let mut bytes = vec![0; usize::try_from(entry.size).ok()?];
+        file.read_exact_at(&mut bytes, 0).ok()?;
+        return (blake3::hash(&bytes).as_bytes() == &entry.object.0).then(|| vec![groups::chaining_value(0, &bytes)]);
+    }
+    let right = |values: &Vec<ChainingValue>| values.len() == count && groups::root(values) == Some(entry.object);
+    read_values(&files.values(&entry.object)).filter(right).or_else(|| {
+        let values = hash_file(file, entry.size)?;
+        right(&values).then(|| {
+            let _ = files::write_whole(&files.values(&entry.object), values.as_flattened());
+            values
+        })
+    })
+}
+
+fn read_values(path: &Path) -> Option<Vec<ChainingValue>> {
+    let bytes = std::fs::read(path).ok()?;
+    let (values, rest) = bytes.as_chunks::<32>();
+    rest.is_empty().then(|| values.to_vec())
+}
+
+fn hash_file(file: &File, len: u64) -> Option<Vec<ChainingValue>> {
+    let mut buffer = vec![0; usize::try_from(GROUP).ok()?];
+    (0..groups::count(len))
+        .map(|index| {
+            let part = usize::try_from((len - index * GROUP).min(GROUP)).ok()?;
+            file.read_exact_at(&mut buffer[..part], index * GROUP).ok()?;
+            Some(groups::chaining_value(index, &buffer[..part]))
+        })
+        .collect()
+}
+
+fn to_usize(range: &Range<u64>) -> Option<Range<usize>> {
+    let (start, end) = (usize::try_from(range.start).ok()?, usize::try_from(range.end).ok()?);
+    (start <= end).then_some(start..end)
+}

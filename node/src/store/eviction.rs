@@ -1,0 +1,57 @@
+//! Which object goes first when room is needed.
+//!
+//! Hyperbolic caching (Blankstein, Sen, Freedman, USENIX ATC 2017): what an object is worth is how often it was used per
+//! time and byte since it came. Such a worth changes with time, so it cannot be kept in a queue; instead a random
+//! sample is drawn and its least worthy go, which comes close to the exact order (Redis evicts like that). The index
+//! is ordered by hashes, so a sample is a walk from a random place, and no table of all objects is held in memory.
+
+use crate::classify::Class;
+use crate::os::clock::Timestamp;
+
+/// What is known of a candidate.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Candidate {
+    pub(super) class: Class,
+    pub(super) size: u64,
+    pub(super) uses: u64,
+    pub(super) stored_at: Timestamp,
+    pub(super) used_at: Timestamp,
+}
+
+/// Uses per second and byte, weighted by class. Larger is worthier.
+pub(super) fn worth(candidate: &Candidate, now: Timestamp) -> f64 {
+    // Metadata is small, asked for by everybody, and a package is of little use without it.
+    let weight = match candidate.class {
+        Class::MutableMetadata | Class::ImmutableMetadata => 8.0,
+        Class::Package => 1.0,
+        Class::Other => 0.25,
+    };
+    let age = now.since(candidate.stored_at).as_secs_f64() + 1.0;
+    let idle = now.since(candidate.used_at).as_secs_f64() + 1.0;
+    // The time since the last use counts as well, so that what was popular long ago goes at last.
+    weight * candidate.uses.max(1) as f64 / (age.max(1.0) * idle.sqrt() * candidate.size.max(4096) as f64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_big_the_unused_and_the_old_go_first() {
+        let now = Timestamp(1_000_000_000);
+        let base = Candidate {
+            class: Class::Package,
+            size: 1_000_000,
+            uses: 10,
+            stored_at: Timestamp(0),
+            used_at: Timestamp(900_000_000),
+        };
+        let w = |c: Candidate| worth(&c, now);
+        assert!(w(Candidate { size: 2_000_000, ..base }) < w(base));
+        assert!(w(Candidate { uses: 1, ..base }) < w(base));
+        assert!(w(Candidate { used_at: Timestamp(1000), ..base }) < w(base));
+        assert!(w(Candidate { class: Class::Other, ..base }) < w(base));
+        assert!(w(Candidate { class: Class::MutableMetadata, ..base }) > w(base));
+        assert!(w(Candidate { uses: 0, size: 0, stored_at: now, used_at: now, ..base }).is_finite());
+    }
+}

@@ -1,0 +1,200 @@
+//! Where things lie under `cache_dir`, and the file operations that a crash cannot tear.
+//!
+//! ```text
+//! objects/ab/<blake3>              a content, never changed
+//! objects/ab/<blake3>.groups       the chaining values of its 64 KiB groups (contents of more than one)
+//! objects/ab/<blake3>.<key>.entry  what the index knows of a key that names it
+//! partial/<key>                    a download in progress, or broken off
+//! partial/<key>.journal            what is there of it
+//! index.redb  lock  clean  format
+//! ```
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use super::ObjectId;
+use super::object::{Entry, EntryOnDisk};
+use crate::classify::KeyHash;
+use crate::fault::Fault;
+
+/// Bumped when the layout changes in a way that older or newer programs cannot read.
+const FORMAT: &str = "imirror cache 1\n";
+
+#[derive(Debug, Clone)]
+pub(super) struct Files {
+    root: PathBuf,
+}
+
+impl Files {
+    /// Makes the folders; sets a cache of another format aside.
+    pub(super) fn create(root: &Path) -> Result<Self, Fault> {
+        let files = Self { root: root.to_owned() };
+        make_dir(root)?;
+        match fs::read_to_string(files.path("format")) {
+            Ok(format) if format == FORMAT => {}
+            Ok(_) => files.set_aside(&["objects", "partial", "index.redb"])?,
+            Err(_) => {}
+        }
+        write_whole(&files.path("format"), FORMAT.as_bytes()).map_err(|e| cannot("write to", root, &e))?;
+        for dir in ["objects", "partial"] {
+            make_dir(&files.path(dir))?;
+        }
+        for first in 0..=255u8 {
+            make_dir(&files.path("objects").join(format!("{first:02x}")))?;
+        }
+        Ok(files)
+    }
+
+    pub(super) fn path(&self, name: &str) -> PathBuf {
+        self.root.join(name)
+    }
+
+    pub(super) fn root(&self) -> &Path {
+        &self.root
+    }
+
+    pub(super) fn object(&self, object: &ObjectId) -> PathBuf {
+        let hex = object.to_string();
+        self.root.join("objects").join(&hex[..2]).join(hex)
+    }
+
+    pub(super) fn values(&self, object: &ObjectId) -> PathBuf {
+        self.object(object).with_extension("groups")
+    }
+
+    pub(super) fn entry(&self, object: &ObjectId, key: &KeyHash) -> PathBuf {
+        self.object(object).with_extension(format!("{key:?}.entry"))
+    }
+
+    pub(super) fn partial(&self, key: &KeyHash) -> PathBuf {
+        self.root.join("partial").join(format!("{key:?}"))
+    }
+
+    pub(super) fn journal(&self, key: &KeyHash) -> PathBuf {
+        self.partial(key).with_extension("journal")
+    }
+
+    /// Writes an entry beside its object, so that a lost index can be rebuilt.
+    pub(super) fn write_entry(&self, entry: &Entry) -> io::Result<()> {
+        let bytes = postcard::to_allocvec(&EntryOnDisk::from(entry)).map_err(io::Error::other)?;
+        write_whole(&self.entry(&entry.object, &entry.key), &sealed(&bytes))
+    }
+
+    /// All entries that lie beside objects whose files are there, with the paths of what is neither.
+    pub(super) fn scan(&self, mut each: impl FnMut(Entry)) -> io::Result<()> {
+        for first in fs::read_dir(self.path("objects"))? {
+            for file in fs::read_dir(first?.path())? {
+                let path = file?.path();
+                if path.extension().is_none_or(|extension| extension != "entry") {
+                    continue;
+                }
+                let entry = fs::read(&path).ok().and_then(|bytes| {
+                    let entry = postcard::from_bytes::<EntryOnDisk>(unsealed(&bytes)?).ok()?.into_entry()?;
+                    let len = fs::metadata(self.object(&entry.object)).ok()?.len();
+                    (len == entry.size && self.entry(&entry.object, &entry.key) == path).then_some(entry)
+                });
+                match entry {
+                    Some(entry) => each(entry),
+                    None => drop(fs::remove_file(&path)),
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Renames what cannot be used, once; an older one set aside before is removed.
+    pub(super) fn set_aside(&self, names: &[&str]) -> Result<(), Fault> {
+        for name in names {
+            let (from, to) = (self.path(name), self.path(&format!("{name}.unusable")));
+            if !from.exists() {
+                continue;
+            }
+            let _ = fs::remove_dir_all(&to).or_else(|_| fs::remove_file(&to));
+            fs::rename(&from, &to).map_err(|e| cannot("rename", &from, &e))?;
+            tracing::warn!(from = %from.display(), to = %to.display(), "set aside: it cannot be read by this version");
+        }
+        Ok(())
+    }
+}
+
+/// Appends a check sum.
+pub(super) fn sealed(bytes: &[u8]) -> Vec<u8> {
+    [bytes, &blake3::hash(bytes).as_bytes()[..16]].concat()
+}
+
+/// What `sealed` was given, if it is whole.
+pub(super) fn unsealed(bytes: &[u8]) -> Option<&[u8]> {
+    let (content, sum) = bytes.split_at_checked(bytes.len().checked_sub(16)?)?;
+    (&blake3::hash(content).as_bytes()[..16] == sum).then_some(content)
+}
+
+/// Replaces a file as a whole: readers see the old one or the new one.
+pub(super) fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let new = path.with_extension(format!("{}.new", path.extension().and_then(|e| e.to_str()).unwrap_or_default()));
+    let mut file =
+        OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).custom_flags(nofollow()).open(&new)?;
+    file.write_all(bytes)?;
+    fs::rename(&new, path)
+}
+
+/// Opens a plain file for reading, never through a symbolic link that somebody has planted.
+pub(super) fn open_plain(path: &Path) -> io::Result<File> {
+    let file = OpenOptions::new().read(true).custom_flags(nofollow()).open(path)?;
+    match file.metadata()?.is_file() {
+        true => Ok(file),
+        false => Err(io::ErrorKind::InvalidInput.into()),
+    }
+}
+
+/// Makes renames in the folder of `path` durable.
+pub(super) fn sync_folder_of(path: &Path) -> io::Result<()> {
+    match path.parent() {
+        Some(folder) => File::open(folder)?.sync_all(),
+        None => Ok(()),
+    }
+}
+
+pub(super) fn nofollow() -> i32 {
+    i32::try_from(rustix::fs::OFlags::NOFOLLOW.bits()).unwrap_or(0)
+}
+
+fn make_dir(path: &Path) -> Result<(), Fault> {
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(|e| cannot("make the folder", path, &e))
+}
+
+fn cannot(what: &str, path: &Path, error: &io::Error) -> Fault {
+    let advice = "it must be writable for the user that runs imirror; see `[cache_dir]`";
+    Fault::disk(format!("cannot {what} {} ({advice})", path.display()), error)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_torn_seal_is_noticed_at_every_byte() {
+        let whole = sealed(b"some entry");
+        assert_eq!(unsealed(&whole), Some(&b"some entry"[..]));
+        for end in 0..whole.len() {
+            assert_eq!(unsealed(&whole[..end]), None);
+        }
+        for i in 0..whole.len() {
+            let mut bent = whole.clone();
+            bent[i] ^= 1;
+            assert_eq!(unsealed(&bent), None);
+        }
+    }
+
+    #[test]
+    fn links_are_not_followed() {
+        let dir = tempfile::tempdir().unwrap();
+        let (target, link) = (dir.path().join("a"), dir.path().join("b"));
+        write_whole(&target, b"x").unwrap();
+        std::os::unix::fs::symlink(&target, &link).unwrap();
+        assert!(open_plain(&target).is_ok());
+        assert!(open_plain(&link).is_err());
+        assert!(open_plain(dir.path()).is_err());
+    }
+}

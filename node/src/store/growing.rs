@@ -1,0 +1,378 @@
+//! A file that grows: several writers write disjoint ranges, any number of readers follow, and in the end it becomes an
+//! object. What has arrived survives a restart (R8g).
+
+use std::fs::{self, File, OpenOptions};
+use std::ops::Range;
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use blake3::hazmat::ChainingValue;
+use bytes::Bytes;
+use rustix::fs::FallocateFlags;
+use serde::{Deserialize, Serialize};
+use sha2::digest::DynDigest;
+
+use super::blob::Blob;
+use super::files::{self, nofollow, sealed, unsealed};
+use super::groups::{self, GROUP};
+use super::object::{Entry, Plan, head_from_disk, head_on_disk};
+use super::ranges::Ranges;
+use super::{ObjectId, Store};
+use crate::classify::{Algorithm, Class, Digest, KeyHash, Url};
+use crate::fault::{Cause, Fault};
+use crate::os::mapping::Mapping;
+use crate::os::tasks;
+
+/// Bytes between two records of what is there.
+const JOURNAL_EVERY: u64 = 8 * 1024 * 1024;
+
+/// See the module head.
+pub struct Growing {
+    store: Store,
+    plan: Plan,
+    file: File,
+    /// Of the whole final length, if that is known: readers get slices without copying.
+    mapping: Option<Arc<Mapping>>,
+    present: Mutex<Ranges>,
+    /// End of what is there from the start on.
+    front: AtomicU64,
+    journalled: AtomicU64,
+    hashing: Mutex<Hashing>,
+    sealed: Mutex<Option<(ObjectId, u64)>>,
+    ended: AtomicBool,
+}
+
+/// Hashes of what is contiguous, from the start on.
+#[derive(Default)]
+struct Hashing {
+    values: Vec<ChainingValue>,
+    digest: Option<Box<dyn DynDigest + Send>>,
+    buffer: Vec<u8>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Journal {
+    url: String,
+    key: KeyHash,
+    class: Class,
+    status: u16,
+    fields: Vec<(String, Vec<u8>)>,
+    total: Option<u64>,
+    digest: Option<Digest>,
+    present: Ranges,
+}
+
+impl Growing {
+    /// Makes the file. Blocks.
+    pub(super) fn begin(store: &Store, plan: Plan) -> Result<Arc<Self>, Fault> {
+        let path = store.files().partial(&plan.key);
+        // A file that somebody may still be reading is never shortened: it loses its name.
+        let _ = fs::remove_file(&path);
+        let _ = fs::remove_file(store.files().journal(&plan.key));
+        let error = |e: std::io::Error| Fault::disk(path.display(), &e);
+        let file = options().create_new(true).open(&path).map_err(error)?;
+        if let Some(total) = plan.total
+            && let Err(e) = allocate(&file, total)
+        {
+            let _ = fs::remove_file(&path);
+            return Err(error(e));
+        }
+        Self::new(store, plan, file, Ranges::default()).map_err(error)
+    }
+
+    /// Takes up what an earlier run or flight has left. Blocks.
+    pub(super) fn take_up(store: &Store, key: KeyHash) -> Option<Arc<Self>> {
+        let bytes = fs::read(store.files().journal(&key)).ok()?;
+        let journal: Journal = postcard::from_bytes(unsealed(&bytes)?).ok()?;
+        let plan = Plan {
+            url: Url::parse(&journal.url).ok()?,
+            key: journal.key,
+            class: journal.class,
+            head: head_from_disk(journal.status, &journal.fields)?,
+            total: journal.total,
+            digest: journal.digest,
+        };
+        let file = options().open(store.files().partial(&key)).ok()?;
+        let len = file.metadata().ok()?.len();
+        let sound = plan.key == key && journal.present.is_sound(len) && plan.total.is_none_or(|total| total == len);
+        if !sound {
+            return None;
+        }
+        Self::new(store, plan, file, journal.present).ok()
+    }
+
+    fn new(store: &Store, plan: Plan, file: File, present: Ranges) -> std::io::Result<Arc<Self>> {
+        let mapping = plan.total.map(|total| Mapping::new(file.try_clone()?, total)).transpose()?;
+        store.grow(plan.total.unwrap_or_else(|| present.bytes()));
+        let hashing = Hashing { digest: plan.digest.as_ref().map(|d| hasher(d.algorithm())), ..Hashing::default() };
+        Ok(Arc::new(Self {
+            store: store.clone(),
+            front: AtomicU64::new(present.until(0)),
+            journalled: AtomicU64::new(present.bytes()),
+            present: Mutex::new(present),
+            hashing: Mutex::new(hashing),
+            sealed: Mutex::new(None),
+            ended: AtomicBool::new(false),
+            plan,
+            file,
+            mapping,
+        }))
+    }
+
+    pub fn plan(&self) -> &Plan {
+        &self.plan
+    }
+
+    pub fn total(&self) -> Option<u64> {
+        self.plan.total
+    }
+
+    pub fn mapping(&self) -> Option<&Arc<Mapping>> {
+        self.mapping.as_ref()
+    }
+
+    /// Writes what has arrived and makes it visible to readers. Blocks.
+    pub fn write_at(&self, offset: u64, bytes: &[u8]) -> Result<(), Fault> {
+        let end = offset.saturating_add(bytes.len() as u64);
+        let limit = self.plan.total.unwrap_or_else(|| self.store.limit_bytes());
+        if end > limit {
+            return Err(Fault::new(Cause::TooLarge { limit }));
+        }
+        self.file.write_all_at(bytes, offset).map_err(|e| Fault::disk("writing a download", &e))?;
+        if self.plan.total.is_none() {
+            self.store.grow(bytes.len() as u64);
+        }
+        let mut present = self.present();
+        present.insert(offset..end);
+        self.front.store(present.until(0), Ordering::Release);
+        Ok(())
+    }
+
+    /// End of what is there from `offset` on; `offset` itself when nothing is.
+    pub fn present_until(&self, offset: u64) -> u64 {
+        let front = self.front.load(Ordering::Acquire);
+        if offset < front { front } else { self.present().until(offset) }
+    }
+
+    pub fn present_bytes(&self) -> u64 {
+        self.present().bytes()
+    }
+
+    /// The first gap inside the range.
+    pub fn missing(&self, within: Range<u64>) -> Option<Range<u64>> {
+        self.present().missing(within)
+    }
+
+    /// Bytes that are there: a slice of the mapping, or a copy when the length is not known (which blocks).
+    pub fn bytes(&self, range: Range<u64>) -> Result<Bytes, Fault> {
+        if self.present_until(range.start) < range.end {
+            return Err(Fault::internal("bytes asked for that have not arrived"));
+        }
+        if let Some(mapping) = &self.mapping {
+            return Ok(mapping.bytes(range));
+        }
+        let mut bytes = vec![0; usize::try_from(range.end - range.start).unwrap_or(0)];
+        self.file.read_exact_at(&mut bytes, range.start).map_err(|e| Fault::disk("reading a download", &e))?;
+        Ok(bytes.into())
+    }
+
+    /// Hashes whole groups that have arrived since the last call, and now and then records what is there. Blocks.
+    pub fn hash_available(&self) -> Result<(), Fault> {
+        let front = self.front.load(Ordering::Acquire);
+        let mut hashing = self.hashing();
+        while (hashing.values.len() as u64 + 1) * GROUP <= front {
+            self.hash_group(&mut hashing, GROUP)?;
+        }
+        drop(hashing);
+        if self.present_bytes() >= self.journalled.load(Ordering::Relaxed) + JOURNAL_EVERY {
+            self.write_journal()?;
+        }
+        Ok(())
+    }
+
+    /// All bytes are there: the object's name. Blocks. `WrongDigest` has no host: the caller knows it.
+    pub fn seal(&self, total: u64) -> Result<ObjectId, Fault> {
+        if self.missing(0..total).is_some() {
+            return Err(Fault::internal("a download was sealed before its end"));
+        }
+        let mut hashing = self.hashing();
+        while (hashing.values.len() as u64) < groups::count(total) {
+            let rest = total - hashing.values.len() as u64 * GROUP;
+            self.hash_group(&mut hashing, rest.min(GROUP))?;
+        }
+        let object = match groups::root(&hashing.values) {
+            Some(object) => object,
+            // The only group is still in the buffer.
+            None => ObjectId(*blake3::hash(if total == 0 { &[] } else { &hashing.buffer }).as_bytes()),
+        };
+        if let (Some(expected), Some(digest)) = (&self.plan.digest, hashing.digest.take())
+            && let got = digest.finalize()
+            && *got != *expected.bytes()
+        {
+            let got = Digest::new(expected.algorithm(), &got).map_or_else(String::new, |d| d.to_string());
+            let expected = expected.to_string().into();
+            return Err(Fault::new(Cause::WrongDigest { host: "".into(), expected, got: got.into() }));
+        }
+        *self.sealed.lock().unwrap_or_else(PoisonError::into_inner) = Some((object, total));
+        Ok(object)
+    }
+
+    fn hash_group(&self, hashing: &mut Hashing, len: u64) -> Result<(), Fault> {
+        let index = hashing.values.len() as u64;
+        hashing.buffer.resize(usize::try_from(len).unwrap_or(0), 0);
+        self.file
+            .read_exact_at(&mut hashing.buffer, index * GROUP)
+            .map_err(|e| Fault::disk("reading a download", &e))?;
+        let value = groups::chaining_value(index, &hashing.buffer);
+        hashing.values.push(value);
+        if let Some(digest) = &mut hashing.digest {
+            digest.update(&hashing.buffer);
+        }
+        Ok(())
+    }
+
+    /// Makes a sealed file an object. Look-ups see it at once; the index on disk names it only when the file and its folder
+    /// have been synced, which goes on behind, so that a slow disk holds nobody. After a crash in between it is as if
+    /// it had never been stored, or it is found by the scan and checked like all others.
+    pub async fn publish(self: &Arc<Self>) -> Result<Arc<Entry>, Fault> {
+        let growing = self.clone();
+        let published = tasks::blocking("publish an object", move || growing.publish_now()).await;
+        let entry = published.unwrap_or_else(|panic| Err(Fault::internal(panic.to_string())))?;
+        let (growing, synced) = (self.clone(), entry.clone());
+        let settling = self.store.settling();
+        tasks::blocking("sync an object", move || {
+            growing.make_durable(&synced);
+            drop(settling);
+        });
+        Ok(entry)
+    }
+
+    fn make_durable(&self, entry: &Arc<Entry>) {
+        let path = self.store.files().object(&entry.object);
+        match self.file.sync_data().and_then(|()| files::sync_folder_of(&path)) {
+            Ok(()) => self.store.put_if_current(entry),
+            // What could not be synced is lost, whatever a later sync says.
+            Err(e) => self.store.drop_damaged(entry, &Fault::disk(path.display(), &e)),
+        }
+    }
+
+    fn publish_now(&self) -> Result<Arc<Entry>, Fault> {
+        let sealed = *self.sealed.lock().unwrap_or_else(PoisonError::into_inner);
+        let (object, total) = sealed.ok_or_else(|| Fault::internal("a download was published before it was sealed"))?;
+        let files = self.store.files();
+        let path = files.object(&object);
+        let error = |e: std::io::Error| Fault::disk(path.display(), &e);
+        let values = std::mem::take(&mut self.hashing().values);
+        if values.len() > 1 {
+            files::write_whole(&files.values(&object), values.as_flattened()).map_err(error)?;
+        }
+        let entry = Arc::new(Entry::new(&self.plan, object, total, self.store.clock().now()));
+        // From here until look-ups see the entry nobody may delete an object of this name.
+        let naming = self.store.naming();
+        files.write_entry(&entry).map_err(error)?;
+        // Also over an identical object that may have rotted: these bytes have just been hashed.
+        if !self.has_its_name() {
+            return Err(Fault::internal("a newer download of the same key has taken its place"));
+        }
+        fs::rename(files.partial(&self.plan.key), &path).map_err(error)?;
+        let _ = fs::remove_file(files.journal(&self.plan.key));
+        self.ended.store(true, Ordering::Relaxed);
+        let blob = self.mapping.as_ref().and_then(|m| Blob::fresh(object, m, values, self.store.clock()));
+        self.store.forget_hot(&self.plan.key);
+        self.store.announce(&entry);
+        drop(naming);
+        if let Some(blob) = blob {
+            self.store.keep_hot(&entry, &Arc::new(blob));
+        }
+        Ok(entry)
+    }
+
+    /// Records what is there, to be taken up later. Blocks.
+    pub fn suspend(&self) -> Result<(), Fault> {
+        if self.present_bytes() == 0 || self.ended.load(Ordering::Relaxed) {
+            self.discard();
+            return Ok(());
+        }
+        self.write_journal()
+    }
+
+    /// Another download of the same key may have taken the name since.
+    fn has_its_name(&self) -> bool {
+        let named = fs::metadata(self.store.files().partial(&self.plan.key));
+        matches!((named, self.file.metadata()), (Ok(a), Ok(b)) if a.ino() == b.ino() && a.dev() == b.dev())
+    }
+
+    fn write_journal(&self) -> Result<(), Fault> {
+        if !self.has_its_name() {
+            return Ok(());
+        }
+        // Only what is on disk may be claimed: what arrives during the sync is for the next time.
+        let present = self.present().clone();
+        self.file.sync_data().map_err(|e| Fault::disk("syncing a download", &e))?;
+        self.journalled.store(present.bytes(), Ordering::Relaxed);
+        let (status, fields) = head_on_disk(&self.plan.head);
+        let journal = Journal {
+            url: self.plan.url.to_string(),
+            key: self.plan.key,
+            class: self.plan.class,
+            status,
+            fields,
+            total: self.plan.total,
+            digest: self.plan.digest.clone(),
+            present,
+        };
+        let bytes = postcard::to_allocvec(&journal).map_err(|e| Fault::internal(e.to_string()))?;
+        files::write_whole(&self.store.files().journal(&self.plan.key), &sealed(&bytes))
+            .map_err(|e| Fault::disk("writing a journal", &e))
+    }
+
+    /// Forgets it. Readers that hold it can go on reading what is there.
+    pub fn discard(&self) {
+        if !self.ended.swap(true, Ordering::Relaxed) && self.has_its_name() {
+            let _ = fs::remove_file(self.store.files().partial(&self.plan.key));
+            let _ = fs::remove_file(self.store.files().journal(&self.plan.key));
+        }
+    }
+
+    fn present(&self) -> MutexGuard<'_, Ranges> {
+        self.present.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn hashing(&self) -> MutexGuard<'_, Hashing> {
+        self.hashing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Growing {
+    fn drop(&mut self) {
+        let grown = self.plan.total.unwrap_or_else(|| self.present().bytes());
+        self.store.shrink(grown);
+    }
+}
+
+fn options() -> OpenOptions {
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).mode(0o600).custom_flags(nofollow());
+    options
+}
+
+/// Reserves the room, so that a full disk is known at the start; a file system without that gets a sparse file.
+fn allocate(file: &File, total: u64) -> std::io::Result<()> {
+    if total == 0 {
+        return Ok(());
+    }
+    match rustix::fs::fallocate(file, FallocateFlags::empty(), 0, total) {
+        Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOSYS | rustix::io::Errno::INVAL) => file.set_len(total),
+        other => Ok(other?),
+    }
+}
+
+fn hasher(algorithm: Algorithm) -> Box<dyn DynDigest + Send> {
+    match algorithm {
+        Algorithm::Md5 => Box::new(md5::Md5::default()),
+        Algorithm::Sha1 => Box::new(sha1::Sha1::default()),
+        Algorithm::Sha256 => Box::new(sha2::Sha256::default()),
+        Algorithm::Sha512 => Box::new(sha2::Sha512::default()),
+    }
+}

@@ -1,0 +1,282 @@
+//! The index: key → entry, on disk, written by one thread in batches. It can be lost: beside each object lie copies of
+//! its entries, from which it is rebuilt.
+
+use std::collections::{HashMap, HashSet};
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
+
+use super::ObjectId;
+use super::object::{Entry, EntryOnDisk};
+use crate::classify::KeyHash;
+use crate::fault::{Cause, Fault};
+
+const ENTRIES: TableDefinition<'_, &[u8; 16], &[u8]> = TableDefinition::new("entries.1");
+/// Object → how many keys name it, and its length.
+const OBJECTS: TableDefinition<'_, &[u8; 32], (u32, u64)> = TableDefinition::new("objects.1");
+/// Number of objects, bytes of objects.
+const TOTALS: TableDefinition<'_, &str, u64> = TableDefinition::new("totals.1");
+
+/// redb's own page cache; its default of 1 GiB is not for us.
+const CACHE_BYTES: usize = 16 * 1024 * 1024;
+
+/// A change of the index.
+#[derive(Debug, Clone)]
+pub(super) enum Change {
+    Put(Arc<Entry>),
+    Remove(KeyHash),
+}
+
+impl Change {
+    fn key(&self) -> KeyHash {
+        match self {
+            Self::Put(entry) => entry.key,
+            Self::Remove(key) => *key,
+        }
+    }
+}
+
+/// What a batch of changes has made superfluous.
+#[derive(Debug, Default)]
+pub(super) struct Superfluous {
+    /// Copies of entries: object and key.
+    pub(super) entries: Vec<(ObjectId, KeyHash)>,
+    /// Objects that no key names any more.
+    pub(super) objects: Vec<ObjectId>,
+}
+
+#[derive(Debug)]
+pub(super) struct Index {
+    db: Database,
+    /// Changes that are not on disk yet; look-ups see them.
+    pending: Mutex<HashMap<KeyHash, Option<Arc<Entry>>>>,
+    objects: AtomicU64,
+    bytes: AtomicU64,
+}
+
+fn fault(error: impl Into<redb::Error>) -> Fault {
+    Fault::new(Cause::Disk { detail: format!("the index: {}", error.into()).into() })
+}
+
+impl Index {
+    pub(super) fn open(path: &Path) -> Result<Self, Fault> {
+        let db = Database::builder().set_cache_size(CACHE_BYTES).create(path).map_err(fault)?;
+        let write = db.begin_write().map_err(fault)?;
+        let (objects, bytes) = {
+            write.open_table(ENTRIES).map_err(fault)?;
+            write.open_table(OBJECTS).map_err(fault)?;
+            let totals = write.open_table(TOTALS).map_err(fault)?;
+            let total = |name| Ok::<_, Fault>(totals.get(name).map_err(fault)?.map_or(0, |v| v.value()));
+            (total("objects")?, total("bytes")?)
+        };
+        write.commit().map_err(fault)?;
+        Ok(Self { db, pending: Mutex::default(), objects: objects.into(), bytes: bytes.into() })
+    }
+
+    pub(super) fn objects(&self) -> u64 {
+        self.objects.load(Ordering::Relaxed)
+    }
+
+    /// Bytes of all objects.
+    pub(super) fn bytes(&self) -> u64 {
+        self.bytes.load(Ordering::Relaxed)
+    }
+
+    /// Makes a change visible to look-ups at once.
+    pub(super) fn announce(&self, change: &Change) {
+        let entry = match change {
+            Change::Put(entry) => Some(entry.clone()),
+            Change::Remove(_) => None,
+        };
+        self.pending().insert(change.key(), entry);
+    }
+
+    /// Is this still what look-ups see before it is written?
+    pub(super) fn is_announced(&self, entry: &Arc<Entry>) -> bool {
+        matches!(self.pending().get(&entry.key), Some(Some(known)) if Arc::ptr_eq(known, entry))
+    }
+
+    /// The objects that entries not yet on disk name.
+    pub(super) fn pending_objects(&self) -> HashSet<ObjectId> {
+        self.pending().values().flatten().map(|entry| entry.object).collect()
+    }
+
+    /// Number and bytes of entries that are not on disk yet.
+    pub(super) fn pending_size(&self) -> (u64, u64) {
+        self.pending().values().flatten().fold((0, 0), |(count, bytes), entry| (count + 1, bytes + entry.size))
+    }
+
+    /// The entry of a key. Blocks on the disk when it is not in redb's cache.
+    pub(super) fn look_up(&self, key: &KeyHash) -> Result<Option<Arc<Entry>>, Fault> {
+        if let Some(pending) = self.pending().get(key) {
+            return Ok(pending.clone());
+        }
+        let read = self.db.begin_read().map_err(fault)?;
+        let entries = read.open_table(ENTRIES).map_err(fault)?;
+        let bytes = entries.get(&key.0).map_err(fault)?;
+        Ok(bytes.and_then(|bytes| decode(bytes.value())).map(Arc::new))
+    }
+
+    /// Calls `each` for entries in the order of their hashes from `from` on, and from the beginning after the last one,
+    /// until it says stop or all have been seen.
+    pub(super) fn walk(&self, from: KeyHash, mut each: impl FnMut(Arc<Entry>) -> bool) -> Result<(), Fault> {
+        let read = self.db.begin_read().map_err(fault)?;
+        let entries = read.open_table(ENTRIES).map_err(fault)?;
+        let tail = entries.range::<&[u8; 16]>(&from.0..).map_err(fault)?;
+        let head = entries.range::<&[u8; 16]>(..&from.0).map_err(fault)?;
+        for item in tail.chain(head) {
+            let (key, value) = item.map_err(fault)?;
+            if self.pending().contains_key(&KeyHash(*key.value())) {
+                continue;
+            }
+            if let Some(entry) = decode(value.value())
+                && !each(Arc::new(entry))
+            {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes a batch, durably, and says what nobody needs any more.
+    pub(super) fn commit(&self, batch: &[Change]) -> Result<Superfluous, Fault> {
+        let mut superfluous = Superfluous::default();
+        let mut write = self.db.begin_write().map_err(fault)?;
+        write.set_quick_repair(true);
+        let (mut count, mut bytes) = (self.objects(), self.bytes());
+        {
+            let mut entries = write.open_table(ENTRIES).map_err(fault)?;
+            let mut objects = write.open_table(OBJECTS).map_err(fault)?;
+            for change in batch {
+                let key = change.key();
+                let old = match change {
+                    Change::Put(entry) => {
+                        let value = postcard::to_allocvec(&EntryOnDisk::from(&**entry))
+                            .map_err(|e| Fault::internal(format!("an entry cannot be encoded: {e}")))?;
+                        let old = entries.insert(&key.0, &value[..]).map_err(fault)?.and_then(|v| decode(v.value()));
+                        let named = objects.get(&entry.object.0).map_err(fault)?.map(|v| v.value().0);
+                        if named.is_none() {
+                            (count, bytes) = (count + 1, bytes + entry.size);
+                        }
+                        objects.insert(&entry.object.0, (named.unwrap_or(0) + 1, entry.size)).map_err(fault)?;
+                        old
+                    }
+                    Change::Remove(_) => entries.remove(&key.0).map_err(fault)?.and_then(|v| decode(v.value())),
+                };
+                let Some(old) = old else { continue };
+                let same_object = matches!(change, Change::Put(entry) if entry.object == old.object);
+                if !same_object {
+                    superfluous.entries.push((old.object, key));
+                }
+                let named = objects.get(&old.object.0).map_err(fault)?.map_or(0, |v| v.value().0);
+                if named <= 1 {
+                    objects.remove(&old.object.0).map_err(fault)?;
+                    (count, bytes) = (count.saturating_sub(1), bytes.saturating_sub(old.size));
+                    superfluous.objects.push(old.object);
+                } else {
+                    objects.insert(&old.object.0, (named - 1, old.size)).map_err(fault)?;
+                }
+            }
+            let mut totals = write.open_table(TOTALS).map_err(fault)?;
+            totals.insert("objects", count).map_err(fault)?;
+            totals.insert("bytes", bytes).map_err(fault)?;
+        }
+        write.commit().map_err(fault)?;
+        self.objects.store(count, Ordering::Relaxed);
+        self.bytes.store(bytes, Ordering::Relaxed);
+        self.forget_pending(batch);
+        // What a later change of the same batch has brought back is needed.
+        let again = |object: &ObjectId| batch.iter().any(|c| matches!(c, Change::Put(e) if e.object == *object));
+        superfluous.objects.retain(|object| !again(object) || !self.names(object));
+        Ok(superfluous)
+    }
+
+    /// Drops the batch's changes from the pending ones, unless newer ones have come meanwhile.
+    fn forget_pending(&self, batch: &[Change]) {
+        let mut pending = self.pending();
+        for change in batch {
+            let done = match (change, pending.get(&change.key())) {
+                (Change::Put(entry), Some(Some(newest))) => Arc::ptr_eq(entry, newest),
+                (Change::Remove(_), Some(None)) => true,
+                _ => false,
+            };
+            if done {
+                pending.remove(&change.key());
+            }
+        }
+    }
+
+    fn names(&self, object: &ObjectId) -> bool {
+        let named = || {
+            let read = self.db.begin_read().ok()?;
+            read.open_table(OBJECTS).ok()?.get(&object.0).ok()?.map(|v| v.value().0)
+        };
+        named().is_some_and(|n| n > 0)
+    }
+
+    fn pending(&self) -> MutexGuard<'_, HashMap<KeyHash, Option<Arc<Entry>>>> {
+        self.pending.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn decode(bytes: &[u8]) -> Option<Entry> {
+    postcard::from_bytes::<EntryOnDisk>(bytes).ok()?.into_entry()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::classify::{Class, Url};
+    use crate::os::clock::Timestamp;
+    use crate::store::object::{Head, Plan};
+
+    fn entry(url: &str, object: u8, size: u64) -> Arc<Entry> {
+        let url = Url::parse(url).unwrap();
+        let head = Head { status: http::StatusCode::OK, fields: http::HeaderMap::new() };
+        let key = url.key_hash();
+        let plan = Plan { url, key, class: Class::Package, head, total: Some(size), digest: None };
+        Arc::new(Entry::new(&plan, ObjectId([object; 32]), size, Timestamp(1)))
+    }
+
+    #[test]
+    fn objects_are_counted_once_and_go_with_their_last_key() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("index.redb");
+        let index = Index::open(&path).unwrap();
+        let (a, b) = (entry("http://example.org/a", 1, 10), entry("http://example.org/b", 1, 10));
+        let batch = [Change::Put(a.clone()), Change::Put(b.clone())];
+        assert!(index.commit(&batch).unwrap().objects.is_empty());
+        assert_eq!((index.objects(), index.bytes()), (1, 10));
+        // A new version under the first key: the object is still named by the second.
+        let newer = entry("http://example.org/a", 2, 7);
+        let left = index.commit(&[Change::Put(newer.clone())]).unwrap();
+        assert_eq!((left.entries, left.objects.len()), (vec![(a.object, a.key)], 0));
+        assert_eq!((index.objects(), index.bytes()), (2, 17));
+        assert_eq!(index.commit(&[Change::Remove(b.key)]).unwrap().objects, vec![b.object]);
+        // Confirmed again with the same object: nothing is superfluous.
+        let left = index.commit(&[Change::Put(newer.clone())]).unwrap();
+        assert_eq!((left.entries.len(), left.objects.len(), index.objects()), (0, 0, 1));
+        drop(index);
+        let index = Index::open(&path).unwrap();
+        assert_eq!((index.objects(), index.bytes()), (1, 7));
+        assert_eq!(index.look_up(&a.key).unwrap().unwrap().object, newer.object);
+        assert!(index.look_up(&b.key).unwrap().is_none());
+    }
+
+    #[test]
+    fn announced_changes_are_seen_before_they_are_written() {
+        let dir = tempfile::tempdir().unwrap();
+        let index = Index::open(&dir.path().join("index.redb")).unwrap();
+        let a = entry("http://example.org/a", 1, 10);
+        index.announce(&Change::Put(a.clone()));
+        assert!(index.look_up(&a.key).unwrap().is_some());
+        index.commit(&[Change::Put(a.clone())]).unwrap();
+        index.announce(&Change::Remove(a.key));
+        assert!(index.look_up(&a.key).unwrap().is_none());
+        index.commit(&[Change::Remove(a.key)]).unwrap();
+        assert!(index.pending().is_empty());
+        assert_eq!(index.objects(), 0);
+    }
+}

@@ -1,0 +1,613 @@
+//! Objects on disk: immutable contents under the name of their BLAKE3, and an index of the keys that name them.
+//!
+//! Knows nothing of HTTP, of peers or of the site. What it hands out has been checked against its name since the
+//! start; what it cannot vouch for is as if it were not there.
+
+mod blob;
+mod eviction;
+mod files;
+mod groups;
+mod growing;
+mod index;
+mod object;
+mod ranges;
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use serde::Serialize;
+
+pub use blob::Blob;
+pub use growing::Growing;
+pub use object::{Entry, Head, ObjectId, Plan};
+
+use crate::classify::KeyHash;
+use crate::config::CacheSize;
+use crate::fault::{Cause, Fault};
+use crate::os::clock::Clock;
+use crate::os::{disk, entropy, tasks};
+use eviction::Candidate;
+use files::Files;
+use index::{Change, Index, Superfluous};
+
+/// Changes waiting to be written.
+const CHANGES_MAX: usize = 4096;
+
+/// How long the writer waits for more changes to write in the same batch.
+const BATCH_WAIT: Duration = Duration::from_millis(50);
+
+/// Statistics of an entry are written when they are this much newer than what is written.
+const TOUCH_EVERY: Duration = Duration::from_secs(60);
+
+/// Entries looked at to find those that go.
+const SAMPLE: usize = 64;
+
+/// What an open file in memory counts against `memory_size` (its page tables, list and bookkeeping).
+const OPEN_FILE_WEIGHT: u64 = 64 * 1024;
+
+/// Broken-off downloads are kept this long.
+const PARTIAL_AGE_MAX: Duration = Duration::from_secs(7 * 24 * 3600);
+
+#[derive(Debug, Clone)]
+pub struct Options {
+    pub dir: PathBuf,
+    pub size: CacheSize,
+    /// Bytes of small hot objects (and weight of open files) kept in memory.
+    pub memory_size: u64,
+    pub clock: Clock,
+}
+
+/// The store. Cheap to clone.
+#[derive(Clone)]
+pub struct Store(Arc<Inner>);
+
+struct Inner {
+    files: Files,
+    index: Index,
+    hot: quick_cache::sync::Cache<KeyHash, Hot, Weigh>,
+    touched: Mutex<HashMap<KeyHash, Arc<Entry>>>,
+    changes: Mutex<Option<SyncSender<Change>>>,
+    writer: Mutex<Option<std::thread::JoinHandle<()>>>,
+    evicting: Mutex<()>,
+    growing_bytes: AtomicU64,
+    /// An object may be stored again while the last trace of it is being deleted.
+    naming: Mutex<()>,
+    /// Objects being synced hold a clone.
+    settling: Arc<()>,
+    size: CacheSize,
+    degraded: Mutex<Option<String>>,
+    evictions: AtomicU64,
+    scanning: AtomicBool,
+    clock: Clock,
+    /// Held as long as the store is open: one process a folder.
+    _lock: File,
+}
+
+#[derive(Clone)]
+struct Hot {
+    entry: Arc<Entry>,
+    blob: Arc<Blob>,
+}
+
+#[derive(Clone)]
+struct Weigh;
+
+impl quick_cache::Weighter<KeyHash, Hot> for Weigh {
+    fn weight(&self, _: &KeyHash, hot: &Hot) -> u64 {
+        if hot.blob.in_memory() { hot.blob.len() + 1024 } else { OPEN_FILE_WEIGHT }
+    }
+}
+
+/// For `status`.
+#[derive(Debug, Clone, Serialize)]
+pub struct Usage {
+    pub objects: u64,
+    pub bytes: u64,
+    pub limit_bytes: u64,
+    pub evictions: u64,
+    /// Why nothing is being stored, if so.
+    pub degraded: Option<String>,
+}
+
+/// What `verify` found.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct VerifyReport {
+    pub checked: u64,
+    pub bytes: u64,
+    /// URLs whose objects were damaged or missing; they have been dropped.
+    pub damaged: Vec<String>,
+}
+
+impl Store {
+    /// Opens or makes the store. A damaged index is rebuilt behind the scenes from what lies beside the objects.
+    pub fn open(options: Options) -> Result<Self, Fault> {
+        let files = Files::create(&options.dir)?;
+        let lock = lock(&files)?;
+        let clean = std::fs::remove_file(files.path("clean")).is_ok();
+        let path = files.path("index.redb");
+        let had_index = path.exists();
+        let mut rebuild = !had_index;
+        let opened = Index::open(&path).or_else(|fault| {
+            tracing::warn!(%fault, "the index cannot be read; it is rebuilt from the folder");
+            rebuild = true;
+            files.set_aside(&["index.redb"])?;
+            Index::open(&path)
+        })?;
+        let (changes, queue) = sync_channel(CHANGES_MAX);
+        let store = Self(Arc::new(Inner {
+            files,
+            index: opened,
+            hot: quick_cache::sync::Cache::with_weighter(4096, options.memory_size, Weigh),
+            touched: Mutex::default(),
+            changes: Mutex::new(Some(changes)),
+            writer: Mutex::default(),
+            evicting: Mutex::default(),
+            growing_bytes: AtomicU64::new(0),
+            naming: Mutex::default(),
+            settling: Arc::default(),
+            size: options.size,
+            degraded: Mutex::default(),
+            evictions: AtomicU64::new(0),
+            scanning: AtomicBool::new(!clean || rebuild),
+            clock: options.clock,
+            _lock: lock,
+        }));
+        let weak = Arc::downgrade(&store.0);
+        let writer = std::thread::Builder::new()
+            .name("index".into())
+            .spawn(move || write_changes(&weak, &queue))
+            .map_err(|e| Fault::disk("cannot start the index's thread", &e))?;
+        *store.0.writer.lock().unwrap_or_else(PoisonError::into_inner) = Some(writer);
+        Ok(store)
+    }
+
+    /// After an unclean stop or with a new index: takes in what lies in the folder, removes what nothing names. Blocks for
+    /// as long as that takes; the store serves meanwhile. Does nothing after a clean stop.
+    pub fn reconcile(&self) {
+        self.sweep_partials();
+        if !self.0.scanning.load(Ordering::Relaxed) {
+            return;
+        }
+        let scanned = self.0.files.scan(|entry| {
+            if matches!(self.0.index.look_up(&entry.key), Ok(None)) {
+                self.change(Change::Put(Arc::new(entry)));
+            }
+        });
+        if let Err(error) = scanned {
+            tracing::warn!(%error, "the store's folder cannot be scanned");
+        }
+        self.0.scanning.store(false, Ordering::Relaxed);
+    }
+
+    /// What is hot, without touching the disk.
+    pub fn lookup_hot(&self, key: &KeyHash) -> Option<(Arc<Entry>, Arc<Blob>)> {
+        let hot = self.0.hot.get(key)?;
+        self.touch(&hot.entry);
+        Some((hot.entry, hot.blob))
+    }
+
+    /// The entry of a key.
+    pub async fn lookup(&self, key: KeyHash) -> Result<Option<Arc<Entry>>, Fault> {
+        if let Some(hot) = self.0.hot.get(&key) {
+            return Ok(Some(hot.entry));
+        }
+        let store = self.clone();
+        let found = blocking("look up", move || store.0.index.look_up(&key)).await?;
+        if let Some(entry) = &found {
+            self.touch(entry);
+        }
+        Ok(found)
+    }
+
+    /// Opens the object of an entry. `Corrupt` when it is missing or damaged: then the entry is gone, too.
+    pub async fn open_blob(&self, entry: &Arc<Entry>) -> Result<Arc<Blob>, Fault> {
+        if let Some(hot) = self.0.hot.get(&entry.key)
+            && hot.entry.object == entry.object
+        {
+            return Ok(hot.blob);
+        }
+        let (store, wanted) = (self.clone(), entry.clone());
+        let opened = blocking("open an object", move || Blob::open(&store.0.files, &wanted, &store.0.clock)).await;
+        match opened {
+            Ok(blob) => {
+                let blob = Arc::new(blob);
+                self.keep_hot(entry, &blob);
+                Ok(blob)
+            }
+            Err(fault) => {
+                self.drop_damaged(entry, &fault);
+                Err(fault)
+            }
+        }
+    }
+
+    /// An object turned out to be damaged: it is as if it had never been stored.
+    pub fn drop_damaged(&self, entry: &Entry, fault: &Fault) {
+        if matches!(fault.cause, Cause::Corrupt { .. } | Cause::Disk { .. }) {
+            tracing::warn!(url = %entry.url, %fault, "dropped");
+            self.remove_entry(entry.key);
+        }
+    }
+
+    /// Upstream has confirmed an entry, perhaps with updated fields.
+    pub fn confirm(&self, entry: &Arc<Entry>, head: Option<Head>) {
+        let now = self.0.clock.now();
+        entry.confirmed_at.store(now.0, Ordering::Relaxed);
+        match head {
+            Some(head) if head != entry.head => {
+                let plan = Plan {
+                    url: entry.url.clone(),
+                    key: entry.key,
+                    class: entry.class,
+                    head,
+                    total: Some(entry.size),
+                    digest: entry.digest.clone(),
+                };
+                let mut updated = Entry::new(&plan, entry.object, entry.size, now);
+                updated.stored_at = entry.stored_at;
+                updated.uses = AtomicU64::new(entry.uses());
+                self.forget_hot(&entry.key);
+                self.change(Change::Put(Arc::new(updated)));
+            }
+            _ => drop(self.touched().insert(entry.key, entry.clone())),
+        }
+    }
+
+    /// Forgets a key; says whether it was there.
+    pub async fn remove(&self, key: KeyHash) -> Result<bool, Fault> {
+        let store = self.clone();
+        let there = blocking("look up", move || store.0.index.look_up(&key)).await?.is_some();
+        self.remove_entry(key);
+        Ok(there)
+    }
+
+    fn remove_entry(&self, key: KeyHash) {
+        self.forget_hot(&key);
+        self.touched().remove(&key);
+        self.change(Change::Remove(key));
+    }
+
+    /// Forgets all keys that begin with `prefix`; says how many.
+    pub async fn remove_prefix(&self, prefix: String) -> Result<u64, Fault> {
+        let store = self.clone();
+        let keys = blocking("purge", move || {
+            let mut keys = Vec::new();
+            store.0.index.walk(KeyHash([0; 16]), |entry| {
+                if entry.url.as_str().starts_with(&prefix) {
+                    keys.push(entry.key);
+                }
+                true
+            })?;
+            Ok(keys)
+        })
+        .await?;
+        keys.iter().for_each(|key| self.remove_entry(*key));
+        Ok(keys.len() as u64)
+    }
+
+    /// Begins a download. Blocks. Makes room first; `DiskFull` when there is none.
+    pub fn begin(&self, plan: Plan) -> Result<Arc<Growing>, Fault> {
+        if let Some(total) = plan.total
+            && total > self.limit_bytes()
+        {
+            return Err(Fault::new(Cause::TooLarge { limit: self.limit_bytes() }));
+        }
+        self.make_room(plan.total.unwrap_or(0))?;
+        let began = Growing::begin(self, plan);
+        *self.degraded() = began.as_ref().err().map(ToString::to_string);
+        began
+    }
+
+    /// What is left of an earlier download of this key. Blocks.
+    pub fn take_up(&self, key: KeyHash) -> Option<Arc<Growing>> {
+        Growing::take_up(self, key)
+    }
+
+    /// Reads everything and drops what is damaged. `progress` gets the report so far after each object.
+    pub async fn verify(&self, progress: impl Fn(&VerifyReport) + Send + 'static) -> Result<VerifyReport, Fault> {
+        let store = self.clone();
+        blocking("verify", move || {
+            store.settle();
+            let mut report = VerifyReport::default();
+            store.0.index.walk(KeyHash([0; 16]), |entry| {
+                report.checked += 1;
+                report.bytes += entry.size;
+                let checked = Blob::open(&store.0.files, &entry, &store.0.clock).and_then(|blob| blob.check_all());
+                if let Err(fault) = checked {
+                    store.drop_damaged(&entry, &fault);
+                    report.damaged.push(entry.url.to_string());
+                }
+                progress(&report);
+                true
+            })?;
+            Ok(report)
+        })
+        .await
+    }
+
+    pub fn usage(&self) -> Usage {
+        Usage {
+            objects: self.0.index.objects(),
+            bytes: self.0.index.bytes() + self.0.index.pending_size().1 + self.0.growing_bytes.load(Ordering::Relaxed),
+            limit_bytes: self.limit_bytes(),
+            evictions: self.0.evictions.load(Ordering::Relaxed),
+            degraded: self.degraded().clone(),
+        }
+    }
+
+    /// Writes what is pending and marks the stop as clean. Blocks.
+    pub fn close(&self) {
+        while Arc::strong_count(&self.0.settling) > 1 {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        self.flush_touched();
+        drop(self.0.changes.lock().unwrap_or_else(PoisonError::into_inner).take());
+        let writer = self.0.writer.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let written = writer.is_none_or(|thread| thread.join().is_ok());
+        if written && !self.0.scanning.load(Ordering::Relaxed) {
+            let _ = files::write_whole(&self.0.files.path("clean"), b"");
+        }
+    }
+
+    fn files(&self) -> &Files {
+        &self.0.files
+    }
+
+    fn clock(&self) -> &Clock {
+        &self.0.clock
+    }
+
+    fn limit_bytes(&self) -> u64 {
+        match self.0.size {
+            CacheSize::Bytes(bytes) => bytes,
+            CacheSize::Percent(percent) => {
+                disk::space(self.0.files.root()).map_or(0, |space| space.total / 100 * u64::from(percent))
+            }
+        }
+    }
+
+    /// Held while an object gets its name, and while superfluous ones lose theirs.
+    fn naming(&self) -> MutexGuard<'_, ()> {
+        self.0.naming.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Held while an object is being synced: a stop waits for it.
+    fn settling(&self) -> Arc<()> {
+        self.0.settling.clone()
+    }
+
+    /// Hands an announced entry to the writer, unless it has been replaced or removed in the meantime.
+    fn put_if_current(&self, entry: &Arc<Entry>) {
+        if self.0.index.is_announced(entry) {
+            self.change(Change::Put(entry.clone()));
+        }
+    }
+
+    /// Waits until all that look-ups see is on disk. Blocks; gives up after two seconds.
+    fn settle(&self) {
+        for _ in 0..400 {
+            if self.0.index.pending_size().0 == 0 {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// Lets look-ups see an entry that is not yet in the index on disk.
+    fn announce(&self, entry: &Arc<Entry>) {
+        self.0.index.announce(&Change::Put(entry.clone()));
+    }
+
+    fn grow(&self, by: u64) {
+        self.0.growing_bytes.fetch_add(by, Ordering::Relaxed);
+    }
+
+    fn shrink(&self, by: u64) {
+        self.0.growing_bytes.fetch_sub(by, Ordering::Relaxed);
+    }
+
+    fn keep_hot(&self, entry: &Arc<Entry>, blob: &Arc<Blob>) {
+        self.0.hot.insert(entry.key, Hot { entry: entry.clone(), blob: blob.clone() });
+    }
+
+    fn forget_hot(&self, key: &KeyHash) {
+        self.0.hot.remove(key);
+    }
+
+    fn touch(&self, entry: &Arc<Entry>) {
+        let now = self.0.clock.now();
+        let written = entry.used_at();
+        entry.touch(now);
+        if now.since(written) > TOUCH_EVERY {
+            self.touched().insert(entry.key, entry.clone());
+        }
+    }
+
+    /// Makes a change visible and hands it to the writer.
+    fn change(&self, change: Change) {
+        self.0.index.announce(&change);
+        let changes = self.0.changes.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let Some(changes) = changes else { return };
+        if let Err(TrySendError::Full(change)) = changes.try_send(change) {
+            // The disk is slower than we are: this thread waits like the writer does.
+            let _ = changes.send(change);
+        }
+    }
+
+    fn flush_touched(&self) {
+        let touched = std::mem::take(&mut *self.touched());
+        for entry in touched.into_values() {
+            // Only what is still the entry of its key: a change in the meantime counts more.
+            if matches!(self.0.index.look_up(&entry.key), Ok(Some(known)) if known.object == entry.object) {
+                self.change(Change::Put(entry));
+            }
+        }
+    }
+
+    /// Evicts until `incoming` more bytes fit into the limit and the reserve of the file system stays free.
+    fn make_room(&self, incoming: u64) -> Result<(), Fault> {
+        let _one_at_a_time = self.0.evicting.lock().unwrap_or_else(PoisonError::into_inner);
+        for _ in 0..10_000 {
+            let used =
+                self.0.index.bytes() + self.0.index.pending_size().1 + self.0.growing_bytes.load(Ordering::Relaxed);
+            let over = (used + incoming).saturating_sub(self.limit_bytes());
+            let space = disk::space(self.0.files.root()).map_err(|e| Fault::disk("the file system", &e))?;
+            let short = (incoming + space.reserve()).saturating_sub(space.free);
+            let needed = over.max(short);
+            if needed == 0 {
+                return Ok(());
+            }
+            if self.evict(needed)? > 0 {
+                continue;
+            }
+            // What is not on disk yet cannot be chosen.
+            self.settle();
+            if self.evict(needed)? == 0 {
+                let detail = format!("{needed} bytes are missing and nothing can be evicted");
+                return Err(Fault::new(Cause::DiskFull { detail: detail.into() }));
+            }
+        }
+        Ok(())
+    }
+
+    /// Evicts the least worthy of a random sample, at most `needed` bytes of them; returns how many went.
+    fn evict(&self, needed: u64) -> Result<u64, Fault> {
+        let now = self.0.clock.now();
+        let mut sample = Vec::with_capacity(SAMPLE);
+        self.0.index.walk(KeyHash(entropy::random_bytes()), |entry| {
+            let in_use = self.0.hot.peek(&entry.key).is_some_and(|hot| Arc::strong_count(&hot.blob) > 2);
+            if !in_use {
+                sample.push(entry);
+            }
+            sample.len() < SAMPLE
+        })?;
+        let worth = |entry: &Entry| {
+            eviction::worth(
+                &Candidate {
+                    class: entry.class,
+                    size: entry.size,
+                    uses: entry.uses(),
+                    stored_at: entry.stored_at,
+                    used_at: entry.used_at(),
+                },
+                now,
+            )
+        };
+        sample.sort_by(|a, b| worth(a).total_cmp(&worth(b)));
+        // A sample's better half stays, unless there is nothing else.
+        sample.truncate(sample.len().div_ceil(2));
+        let mut freed = 0;
+        let going: Vec<_> = sample
+            .into_iter()
+            .take_while(|entry| {
+                let wanted = freed < needed;
+                freed += if wanted { entry.size.max(1) } else { 0 };
+                wanted
+            })
+            .collect();
+        let batch: Vec<_> = going.iter().map(|entry| Change::Remove(entry.key)).collect();
+        for change in &batch {
+            self.0.index.announce(change);
+        }
+        going.iter().for_each(|entry| self.forget_hot(&entry.key));
+        let superfluous = self.0.index.commit(&batch)?;
+        self.0.evictions.fetch_add(going.len() as u64, Ordering::Relaxed);
+        self.0.delete(&superfluous);
+        Ok(freed)
+    }
+
+    fn sweep_partials(&self) {
+        let Ok(folder) = std::fs::read_dir(self.0.files.path("partial")) else { return };
+        for file in folder.flatten() {
+            let path = file.path();
+            let old = file
+                .metadata()
+                .and_then(|meta| meta.modified())
+                .is_ok_and(|m| m.elapsed().is_ok_and(|age| age > PARTIAL_AGE_MAX));
+            let alone = path.extension().is_none() && !path.with_extension("journal").exists();
+            if old || alone {
+                let _ = std::fs::remove_file(&path);
+            }
+        }
+    }
+
+    fn touched(&self) -> MutexGuard<'_, HashMap<KeyHash, Arc<Entry>>> {
+        self.0.touched.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn degraded(&self) -> MutexGuard<'_, Option<String>> {
+        self.0.degraded.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Inner {
+    fn delete(&self, superfluous: &Superfluous) {
+        let _naming = self.naming.lock().unwrap_or_else(PoisonError::into_inner);
+        let needed = self.index.pending_objects();
+        for (object, key) in superfluous.entries.iter().filter(|(object, _)| !needed.contains(object)) {
+            let _ = std::fs::remove_file(self.files.entry(object, key));
+        }
+        for object in superfluous.objects.iter().filter(|object| !needed.contains(*object)) {
+            let _ = std::fs::remove_file(self.files.object(object));
+            let _ = std::fs::remove_file(self.files.values(object));
+        }
+    }
+}
+
+/// The writer's thread: batches, until the store is closed or gone.
+fn write_changes(store: &std::sync::Weak<Inner>, queue: &Receiver<Change>) {
+    let mut batch = Vec::new();
+    loop {
+        let ended = match queue.recv_timeout(TOUCH_EVERY) {
+            Ok(change) => {
+                batch.push(change);
+                std::thread::sleep(BATCH_WAIT);
+                batch.extend(queue.try_iter().take(CHANGES_MAX));
+                false
+            }
+            Err(RecvTimeoutError::Timeout) => false,
+            Err(RecvTimeoutError::Disconnected) => true,
+        };
+        let Some(inner) = store.upgrade() else { return };
+        if !batch.is_empty() {
+            match inner.index.commit(&batch) {
+                Ok(superfluous) => {
+                    inner.delete(&superfluous);
+                    batch.clear();
+                }
+                Err(fault) => {
+                    tracing::error!(%fault, "the index cannot be written; trying again");
+                    let keep = batch.len().saturating_sub(CHANGES_MAX);
+                    batch.drain(..keep);
+                }
+            }
+        }
+        if ended {
+            return;
+        }
+    }
+}
+
+fn lock(files: &Files) -> Result<File, Fault> {
+    let path = files.path("lock");
+    let file = File::create(&path).map_err(|e| Fault::disk(path.display(), &e))?;
+    rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive).map_err(|_| {
+        let folder = files.root().display();
+        Fault::internal(format!(
+            "another imirror uses the cache folder {folder}: stop it, or give this one another `cache_dir`"
+        ))
+    })?;
+    Ok(file)
+}
+
+async fn blocking<T: Send + 'static>(
+    name: &'static str,
+    work: impl FnOnce() -> Result<T, Fault> + Send + 'static,
+) -> Result<T, Fault> {
+    tasks::blocking(name, work).await.unwrap_or_else(|panic| Err(Fault::internal(panic.to_string())))
+}

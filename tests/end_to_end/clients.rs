@@ -1,0 +1,244 @@
+//! Real package managers against generated repositories, through the proxy and through the mirror path: the second client
+//! costs no package byte.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use imirror_tests::node::Node;
+use imirror_tests::origin::Origin;
+use imirror_tests::{content, sha256};
+use tempfile::TempDir;
+
+fn run(command: &mut Command) -> String {
+    let output = command.env_remove("http_proxy").env("LC_ALL", "C").output().unwrap();
+    let text = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{command:?}\n{text}");
+    text
+}
+
+fn find(folder: &Path, suffix: &str) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    let mut folders = vec![folder.to_owned()];
+    while let Some(folder) = folders.pop() {
+        for file in std::fs::read_dir(folder).unwrap().flatten() {
+            let path = file.path();
+            if path.is_dir() && !path.is_symlink() {
+                folders.push(path);
+            } else if path.to_string_lossy().ends_with(suffix) {
+                found.push(path);
+            }
+        }
+    }
+    found
+}
+
+/// Two clients in turn by each way in; `client` gets the node's address, whether to use it as a proxy, and an empty folder,
+/// and returns the package as it got it.
+fn two_by_two(origin: &Origin, package: &Path, suffix: &str, client: impl Fn(&Node, bool, &Path) -> Vec<u8>) {
+    let wanted = std::fs::read(package).unwrap();
+    let node = Node::start(&[origin.address()], "");
+    for as_proxy in [true, false] {
+        for _ in 0..2 {
+            let folder = tempfile::tempdir().unwrap();
+            let got = client(&node, as_proxy, folder.path());
+            assert_eq!(sha256(&got), sha256(&wanted), "as a proxy: {as_proxy}");
+        }
+    }
+    assert_eq!(origin.sent(suffix), wanted.len(), "four clients, one download");
+}
+
+#[test]
+fn apt() {
+    let tree = TempDir::new().unwrap();
+    let root = tree.path();
+    let build = root.join("build");
+    std::fs::create_dir_all(build.join("DEBIAN")).unwrap();
+    std::fs::create_dir_all(build.join("usr/share/hello")).unwrap();
+    std::fs::create_dir_all(root.join("repo/pool")).unwrap();
+    let control =
+        "Package: imirror-hello\nVersion: 1.0\nArchitecture: all\nMaintainer: A <a@example.org>\nDescription: test\n";
+    std::fs::write(build.join("DEBIAN/control"), control).unwrap();
+    std::fs::write(build.join("usr/share/hello/data"), content(1, 3_000_000)).unwrap();
+    let package = root.join("repo/pool/imirror-hello_1.0_all.deb");
+    run(Command::new("dpkg-deb").args(["--root-owner-group", "-Znone", "-b"]).arg(&build).arg(&package));
+    let lists = "mkdir -p dists/stable/main/binary-amd64 && \
+        apt-ftparchive packages pool > dists/stable/main/binary-amd64/Packages && \
+        gzip -k dists/stable/main/binary-amd64/Packages && \
+        apt-ftparchive -o APT::FTPArchive::Release::Suite=stable -o APT::FTPArchive::Release::Components=main \
+          -o APT::FTPArchive::Release::Architectures=amd64 -o APT::FTPArchive::Release::Acquire-By-Hash=no \
+          release dists/stable > Release.new && mv Release.new dists/stable/Release";
+    run(Command::new("sh").args(["-c", lists]).current_dir(root.join("repo")));
+    let origin = Origin::start();
+    origin.put_tree(&root.join("repo"));
+    two_by_two(&origin, &package, ".deb", |node, as_proxy, folder| {
+        let base = match as_proxy {
+            true => format!("http://{}", origin.address()),
+            false => format!("http://{}/{}", node.address(), origin.address()),
+        };
+        for part in ["state/lists/partial", "cache/archives/partial", "etc/apt.conf.d", "etc/preferences.d"] {
+            std::fs::create_dir_all(folder.join(part)).unwrap();
+        }
+        std::fs::write(folder.join("status"), "").unwrap();
+        std::fs::write(folder.join("sources.list"), format!("deb [trusted=yes arch=amd64] {base} stable main\n"))
+            .unwrap();
+        let proxy = if as_proxy { format!("http://{}", node.address()) } else { "DIRECT".into() };
+        let get = |words: &[&str]| {
+            let set = |key: &str, value: &str| ["-o".to_owned(), format!("{key}={value}")];
+            let path = |part: &str| folder.join(part).display().to_string();
+            let options = [
+                set("Dir::State", &path("state")),
+                set("Dir::Cache", &path("cache")),
+                set("Dir::Etc", &path("etc")),
+                set("Dir::Etc::sourcelist", &path("sources.list")),
+                set("Dir::State::status", &path("status")),
+                set("APT::Architecture", "amd64"),
+                set("APT::Sandbox::User", "root"),
+                set("Acquire::http::Proxy", &proxy),
+                set("Acquire::Languages", "none"),
+            ];
+            run(Command::new("apt-get").current_dir(folder).args(options.concat()).args(words))
+        };
+        get(&["update"]);
+        get(&["download", "imirror-hello"]);
+        std::fs::read(find(folder, "imirror-hello_1.0_all.deb").pop().expect("a package")).unwrap()
+    });
+}
+
+fn rpm_repository(root: &Path) -> PathBuf {
+    let spec = "Name: imirror-hello\nVersion: 1.0\nRelease: 1\nSummary: test\nLicense: MIT\nBuildArch: noarch\n%description\ntest\n\
+                %install\nmkdir -p %{buildroot}/usr/share/hello\ncp %{_sourcedir}/data %{buildroot}/usr/share/hello/data\n\
+                %files\n/usr/share/hello/data\n";
+    std::fs::create_dir_all(root.join("repo/Packages")).unwrap();
+    std::fs::create_dir_all(root.join("SOURCES")).unwrap();
+    std::fs::write(root.join("hello.spec"), spec).unwrap();
+    std::fs::write(root.join("SOURCES/data"), content(2, 2_000_000)).unwrap();
+    run(Command::new("rpmbuild")
+        .args(["-bb", "--quiet", "--define"])
+        .arg(format!("_topdir {}", root.display()))
+        .arg(root.join("hello.spec")));
+    let built = find(&root.join("RPMS"), ".rpm").pop().expect("a package");
+    let package = root.join("repo/Packages").join(built.file_name().unwrap());
+    std::fs::rename(built, &package).unwrap();
+    run(Command::new("createrepo_c").arg("-q").arg(root.join("repo")));
+    package
+}
+
+#[test]
+fn dnf() {
+    let tree = TempDir::new().unwrap();
+    let package = rpm_repository(tree.path());
+    let origin = Origin::start();
+    origin.put_tree(&tree.path().join("repo"));
+    two_by_two(&origin, &package, ".rpm", |node, as_proxy, folder| {
+        let base = match as_proxy {
+            true => format!("http://{}", origin.address()),
+            false => format!("http://{}/{}", node.address(), origin.address()),
+        };
+        let proxy = if as_proxy { format!("proxy=http://{}\n", node.address()) } else { String::new() };
+        std::fs::create_dir_all(folder.join("repos")).unwrap();
+        std::fs::write(folder.join("repos/a.repo"), format!("[a]\nname=a\nbaseurl={base}\ngpgcheck=0\n{proxy}"))
+            .unwrap();
+        std::fs::write(folder.join("dnf.conf"), "[main]\n").unwrap();
+        run(Command::new("dnf")
+            .arg("-y")
+            .arg("--config")
+            .arg(folder.join("dnf.conf"))
+            .arg("--installroot")
+            .arg(folder.join("root"))
+            .arg(format!("--setopt=reposdir={}", folder.join("repos").display()))
+            .arg(format!("--setopt=cachedir={}", folder.join("cache").display()))
+            .args(["--setopt=keepcache=1", "--setopt=fastestmirror=0", "--releasever=1", "--disableplugin=*"])
+            .args(["install", "--downloadonly", "imirror-hello"]));
+        std::fs::read(find(folder, "imirror-hello-1.0-1.noarch.rpm").pop().expect("a package")).unwrap()
+    });
+}
+
+#[test]
+fn zypper() {
+    let tree = TempDir::new().unwrap();
+    let package = rpm_repository(tree.path());
+    let origin = Origin::start();
+    origin.put_tree(&tree.path().join("repo"));
+    two_by_two(&origin, &package, ".rpm", |node, as_proxy, folder| {
+        let base = match as_proxy {
+            true => format!("http://{}", origin.address()),
+            false => format!("http://{}/{}", node.address(), origin.address()),
+        };
+        let zypper = |words: &[&str]| {
+            let mut command = Command::new("zypper");
+            command.arg("--root").arg(folder).args(["--non-interactive", "--no-gpg-checks"]).args(words);
+            command.env("ZYPP_SINGLE_RPMTRANS", "1");
+            let output = {
+                if as_proxy {
+                    command.env("http_proxy", format!("http://{}", node.address()));
+                } else {
+                    command.env_remove("http_proxy");
+                }
+                command.env("LC_ALL", "C").output().unwrap()
+            };
+            let text =
+                format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+            assert!(output.status.success(), "{words:?}\n{text}");
+        };
+        zypper(&["addrepo", "--no-gpgcheck", &base, "a"]);
+        zypper(&["refresh"]);
+        zypper(&["install", "--download-only", "imirror-hello"]);
+        std::fs::read(find(folder, "imirror-hello-1.0-1.noarch.rpm").pop().expect("a package")).unwrap()
+    });
+}
+
+#[test]
+fn pacman() {
+    let tree = TempDir::new().unwrap();
+    let root = tree.path();
+    let repo = root.join("repo");
+    std::fs::create_dir_all(root.join("pkg/usr/share/hello")).unwrap();
+    std::fs::create_dir_all(root.join("db/imirror-hello-1.0-1")).unwrap();
+    std::fs::create_dir_all(&repo).unwrap();
+    std::fs::write(root.join("pkg/usr/share/hello/data"), content(3, 2_000_000)).unwrap();
+    let info = "pkgname = imirror-hello\npkgver = 1.0-1\npkgdesc = test\narch = any\nsize = 2000000\n";
+    std::fs::write(root.join("pkg/.PKGINFO"), info).unwrap();
+    let name = "imirror-hello-1.0-1-any.pkg.tar.gz";
+    let package = repo.join(name);
+    run(Command::new("bsdtar").arg("-czf").arg(&package).args([".PKGINFO", "usr"]).current_dir(root.join("pkg")));
+    let bytes = std::fs::read(&package).unwrap();
+    let desc = format!(
+        "%FILENAME%\n{name}\n\n%NAME%\nimirror-hello\n\n%VERSION%\n1.0-1\n\n%CSIZE%\n{}\n\n%ISIZE%\n2000000\n\n%SHA256SUM%\n{}\n\n%ARCH%\nany\n\n",
+        bytes.len(),
+        sha256(&bytes)
+    );
+    std::fs::write(root.join("db/imirror-hello-1.0-1/desc"), desc).unwrap();
+    run(Command::new("bsdtar")
+        .arg("-czf")
+        .arg(repo.join("lab.db"))
+        .arg("imirror-hello-1.0-1")
+        .current_dir(root.join("db")));
+    let origin = Origin::start();
+    origin.put_tree(&repo);
+    two_by_two(&origin, &package, ".pkg.tar.gz", |node, as_proxy, folder| {
+        let base = match as_proxy {
+            true => format!("http://{}", origin.address()),
+            false => format!("http://{}/{}", node.address(), origin.address()),
+        };
+        for part in ["db", "cache", "root"] {
+            std::fs::create_dir_all(folder.join(part)).unwrap();
+        }
+        let config = format!("[options]\nArchitecture = auto\nSigLevel = Never\n[lab]\nServer = {base}\n");
+        std::fs::write(folder.join("pacman.conf"), config).unwrap();
+        let mut command = Command::new("pacman");
+        command.args(["-Syw", "--noconfirm", "--config"]).arg(folder.join("pacman.conf"));
+        command.arg("--root").arg(folder.join("root")).arg("--dbpath").arg(folder.join("db"));
+        command.arg("--cachedir").arg(folder.join("cache")).arg("imirror-hello");
+        let output = {
+            if as_proxy {
+                command.env("http_proxy", format!("http://{}", node.address()));
+            } else {
+                command.env_remove("http_proxy");
+            }
+            command.env("LC_ALL", "C").output().unwrap()
+        };
+        let text = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        assert!(output.status.success(), "{text}");
+        std::fs::read(find(&folder.join("cache"), name).pop().expect("a package")).unwrap()
+    });
+}

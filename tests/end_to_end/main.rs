@@ -1,0 +1,10 @@
+//! The real program, end to end. One binary, a module for each theme.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+#![allow(clippy::disallowed_methods)] // Other processes are waited for on the real clock.
+
+mod bad_inputs;
+mod clients;
+mod decision_tree;
+mod doors;
+mod flights;
+mod store;

@@ -1,0 +1,153 @@
+//! The real program as a process, with folders of its own.
+
+use std::fs::{File, OpenOptions};
+use std::net::{SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use tempfile::TempDir;
+
+use crate::http::{Answer, request};
+
+/// A running node; killed and forgotten when dropped.
+pub struct Node {
+    dir: TempDir,
+    address: SocketAddr,
+    process: Option<Child>,
+}
+
+impl Node {
+    /// Starts a node that may reach the given addresses; `more` is added to its configuration (tables only).
+    pub fn start(allow: &[&str], more: &str) -> Self {
+        Self::start_at(free_port(), allow, more)
+    }
+
+    pub fn start_at(address: SocketAddr, allow: &[&str], more: &str) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().display();
+        let config = format!(
+            "name = \"lab1\"\nlisten = \"{address}\"\nstate_dir = \"{path}/state\"\ncache_dir = \"{path}/cache\"\n\
+             cache_size = \"1GiB\"\n[site]\nmdns = false\n[upstream]\nallow = {allow:?}\n{more}"
+        );
+        std::fs::write(dir.path().join("imirror.toml"), config).unwrap();
+        let mut node = Self { dir, address, process: None };
+        node.run();
+        node
+    }
+
+    /// Starts the process (again) and waits until it serves.
+    pub fn run(&mut self) {
+        let log = OpenOptions::new().create(true).append(true).open(self.dir.path().join("node.log")).unwrap();
+        let child = self.command(&["run"]).stdout(Stdio::null()).stderr(log).spawn().expect("imirror is built");
+        self.process = Some(child);
+        let deadline = Instant::now() + Duration::from_secs(30);
+        loop {
+            if std::net::TcpStream::connect(self.address).is_ok() {
+                // Accepted by the kernel; served when there is an answer (403 where loopback is not permitted).
+                request(&self.address(), "GET", "/-/health", &self.address(), &[]);
+                return;
+            }
+            let ended = self.process.as_mut().and_then(|p| p.try_wait().unwrap());
+            assert!(ended.is_none() && Instant::now() < deadline, "the node does not start: {}", self.log());
+            std::thread::yield_now();
+        }
+    }
+
+    /// A verb of the command line for this node.
+    pub fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(program());
+        command.args(arguments).arg("--config").arg(self.dir.path().join("imirror.toml"));
+        for name in ["http_proxy", "https_proxy", "no_proxy"] {
+            command.env_remove(name);
+        }
+        command
+    }
+
+    pub fn address(&self) -> String {
+        self.address.to_string()
+    }
+
+    pub fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.process.as_ref().unwrap().id()
+    }
+
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.dir.path().join("node.log")).unwrap_or_default()
+    }
+
+    /// GET of a URL through the proxy.
+    pub fn get(&self, url: &str) -> Answer {
+        self.get_with(url, &[])
+    }
+
+    pub fn get_with(&self, url: &str, fields: &[&str]) -> Answer {
+        let host = url.split('/').nth(2).unwrap();
+        request(&self.address(), "GET", url, host, fields)
+    }
+
+    /// As a power cut would.
+    pub fn kill(&mut self) {
+        if let Some(mut process) = self.process.take() {
+            process.kill().unwrap();
+            process.wait().unwrap();
+        }
+    }
+
+    /// As an operator would; waits for the end.
+    pub fn stop(&mut self) {
+        if let Some(mut process) = self.process.take() {
+            let ok = Command::new("kill").arg(process.id().to_string()).status().unwrap().success();
+            assert!(ok && process.wait().unwrap().success(), "{}", self.log());
+        }
+    }
+
+    /// Files of stored contents.
+    pub fn objects(&self) -> Vec<PathBuf> {
+        let mut found = Vec::new();
+        for folder in std::fs::read_dir(self.dir.path().join("cache/objects")).unwrap() {
+            for file in std::fs::read_dir(folder.unwrap().path()).unwrap() {
+                let path = file.unwrap().path();
+                if path.extension().is_none() {
+                    found.push(path);
+                }
+            }
+        }
+        found
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        self.kill();
+        if std::thread::panicking() {
+            eprintln!("--- the node's log ---\n{}", self.log());
+        }
+    }
+}
+
+/// The program that the tests were built beside, or the one that `IMIRROR_BIN` names.
+pub fn program() -> PathBuf {
+    std::env::var_os("IMIRROR_BIN").map(PathBuf::from).unwrap_or_else(|| {
+        let me = std::env::current_exe().unwrap();
+        me.ancestors().nth(2).unwrap().join("imirror")
+    })
+}
+
+/// An address on loopback that nobody uses.
+pub fn free_port() -> SocketAddr {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+}
+
+/// Changes a byte of a file in place, as a failing disk would.
+pub fn flip_byte(path: &Path, at: u64) {
+    use std::os::unix::fs::FileExt;
+    let file: File = OpenOptions::new().read(true).write(true).open(path).unwrap();
+    let mut byte = [0];
+    file.read_exact_at(&mut byte, at).unwrap();
+    file.write_all_at(&[byte[0] ^ 1], at).unwrap();
+}
