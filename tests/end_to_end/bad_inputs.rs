@@ -63,7 +63,7 @@ fn play(name: &str, arguments: &[&str]) {
         .args(arguments)
         .output()
         .unwrap();
-    node.kill().unwrap();
+    run(Command::new("kill").arg(node.id().to_string()));
     node.wait().unwrap();
     let log = std::fs::read_to_string(dir.path().join("node.log")).unwrap();
     let (out, errors) = (String::from_utf8_lossy(&played.stdout), String::from_utf8_lossy(&played.stderr));
