@@ -150,6 +150,7 @@ impl Journey {
         {
             return Ok(self.stored_reply(asked, entry, blob, Outcome::Hit));
         }
+        let flight = self.0.flights.join_in_the_air(&key).await;
         let cached = self.cached(asked).await;
         match self.decide(&classified, cached.as_ref().map(|(entry, _)| entry), demand) {
             Decision::Serve => {
@@ -157,7 +158,7 @@ impl Journey {
                 Ok(self.stored_reply(asked, entry, blob, Outcome::Hit))
             }
             Decision::NotCached => Ok(self.not_cached(asked)),
-            Decision::Fetch | Decision::Revalidate => match self.0.flights.join(&key) {
+            Decision::Fetch | Decision::Revalidate => match flight {
                 Some(flight) if asked.method == Method::GET => {
                     Ok(self.flying_reply(asked, &flight, Outcome::Collapsed))
                 }
