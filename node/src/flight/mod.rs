@@ -32,6 +32,9 @@ pub const HELD_BACK: u64 = 64 * 1024;
 /// A reader this far ahead of the download gets a request of its own for its range (R8h).
 const FAR_AHEAD: u64 = 1024 * 1024;
 
+/// Longest body of unknown length that is shared while it comes.
+const ENDLESS: u64 = 8 * 1024 * 1024;
+
 /// Side requests of one flight at the same time.
 const SIDE_REQUESTS_MAX: usize = 4;
 
@@ -112,7 +115,9 @@ impl Flights {
 
     /// The flight of this key, if one is in progress.
     pub fn join(&self, key: &KeyHash) -> Option<Arc<Flight>> {
-        self.0.in_progress().get(key).cloned()
+        // A body of no announced length that is this long already may have no end: nobody else is tied to it.
+        let endless = |flight: &Flight| flight.growing.total().is_none() && flight.growing.present_until(0) > ENDLESS;
+        self.0.in_progress().get(key).filter(|flight| !endless(flight)).cloned()
     }
 
     /// As `join`; a flight that has all its bytes and is just landing is waited for, and then there is none any more.

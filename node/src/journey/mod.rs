@@ -4,10 +4,13 @@
 //! Knows no connection and no socket: the door brings a request and takes a reply.
 
 mod ask;
+pub mod cache_control;
+pub mod conditional;
 pub mod freshness;
 mod pass;
 pub mod range;
 mod reply;
+pub mod rfc9111;
 mod segments;
 mod select;
 pub mod target;

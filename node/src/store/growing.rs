@@ -3,7 +3,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::ops::Range;
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -272,6 +272,9 @@ impl Growing {
         let naming = self.store.naming();
         files.write_entry(&entry).map_err(error)?;
         // Also over an identical object that may have rotted: these bytes have just been hashed.
+        if !self.has_its_name() {
+            return Err(Fault::internal("a newer download of the same key has taken its place"));
+        }
         fs::rename(files.partial(&self.plan.key), &path).map_err(error)?;
         let _ = fs::remove_file(files.journal(&self.plan.key));
         self.ended.store(true, Ordering::Relaxed);
@@ -294,7 +297,16 @@ impl Growing {
         self.write_journal()
     }
 
+    /// Another download of the same key may have taken the name since.
+    fn has_its_name(&self) -> bool {
+        let named = fs::metadata(self.store.files().partial(&self.plan.key));
+        matches!((named, self.file.metadata()), (Ok(a), Ok(b)) if a.ino() == b.ino() && a.dev() == b.dev())
+    }
+
     fn write_journal(&self) -> Result<(), Fault> {
+        if !self.has_its_name() {
+            return Ok(());
+        }
         // Only what is on disk may be claimed: what arrives during the sync is for the next time.
         let present = self.present().clone();
         self.file.sync_data().map_err(|e| Fault::disk("syncing a download", &e))?;
@@ -317,7 +329,7 @@ impl Growing {
 
     /// Forgets it. Readers that hold it can go on reading what is there.
     pub fn discard(&self) {
-        if !self.ended.swap(true, Ordering::Relaxed) {
+        if !self.ended.swap(true, Ordering::Relaxed) && self.has_its_name() {
             let _ = fs::remove_file(self.store.files().partial(&self.plan.key));
             let _ = fs::remove_file(self.store.files().journal(&self.plan.key));
         }
