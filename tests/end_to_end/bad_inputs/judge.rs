@@ -67,20 +67,7 @@ impl Course<'_> {
         if self.trespassed {
             return Err("a listener that nobody may reach was reached".into());
         }
-        for exchange in self.exchanges.iter().chain(self.again.as_ref().map(|(exchange, _)| exchange)) {
-            for secret in ["SECRET", "root:x:0"] {
-                if contains(&exchange.data, secret.as_bytes()) {
-                    return Err(format!("{secret} was given away"));
-                }
-            }
-            if !exchange.garbage.is_empty() {
-                let start = &exchange.garbage[..exchange.garbage.len().min(60)];
-                return Err(format!("bytes between answers: {:?}", String::from_utf8_lossy(start)));
-            }
-            for answer in &exchange.answers {
-                sound_head(answer)?;
-            }
-        }
+        self.exchanges.iter().chain(self.again.as_ref().map(|(exchange, _)| exchange)).try_for_each(sound_stream)?;
         match self.case.from {
             Side::Client => self.exchanges.iter().try_for_each(sound_answers),
             Side::Upstream => Ok(()),
@@ -197,6 +184,20 @@ impl Course<'_> {
     }
 }
 
+/// Whatever was sent, what comes back is answers and nothing else, and nothing that is secret.
+pub(super) fn sound_stream(exchange: &Exchange) -> Result<(), String> {
+    for secret in ["SECRET", "root:x:0"] {
+        if contains(&exchange.data, secret.as_bytes()) {
+            return Err(format!("{secret} was given away"));
+        }
+    }
+    if !exchange.garbage.is_empty() {
+        let start = &exchange.garbage[..exchange.garbage.len().min(60)];
+        return Err(format!("bytes between answers: {:?}", String::from_utf8_lossy(start)));
+    }
+    exchange.answers.iter().try_for_each(sound_head)
+}
+
 /// No answer is left unfinished with the connection open, and a part is the part that it says it is.
 fn sound_answers(exchange: &Exchange) -> Result<(), String> {
     for answer in &exchange.answers {
@@ -238,7 +239,7 @@ fn sound_head(answer: &Answer) -> Result<(), String> {
 }
 
 /// One framing, one host, nothing that two readers could read in two ways.
-fn is_clean(seen: &Seen) -> bool {
+pub(super) fn is_clean(seen: &Seen) -> bool {
     let (lengths, codings, hosts) =
         (seen.values("content-length"), seen.values("transfer-encoding"), seen.values("host"));
     let number =

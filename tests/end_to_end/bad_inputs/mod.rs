@@ -3,6 +3,7 @@
 
 mod cases;
 mod judge;
+mod mutations;
 mod origin;
 mod player;
 mod script;
@@ -80,20 +81,25 @@ fn in_a_namespace(test: impl FnOnce() + Send + 'static) {
     }
 }
 
-fn play(ways: &[(Way, &str)], which: &dyn Fn(Place) -> bool) {
+/// An origin with its forbidden listeners, and a node that may reach it and nothing else here.
+fn world() -> (Arc<Origin>, Node) {
     let origin = Origin::start();
     for address in ["169.254.169.254:80", "[fd00:ec2::254]:80"] {
         origin.clone().forbid(TcpListener::bind(address).expect("the namespace has it"));
     }
-    let mut node = Node::start(&[&origin.authority()], "");
+    let node = Node::start(&[&origin.authority()], "");
+    (origin, node)
+}
+
+fn play(ways: &[(Way, &str)], which: &dyn Fn(Place) -> bool) {
+    let (origin, mut node) = world();
     let cases = cases::all();
     let chosen: Vec<_> = cases.iter().filter(|case| which(case.place)).collect();
     let work: Vec<_> = ways.iter().flat_map(|way| chosen.iter().map(move |case| (*case, *way))).collect();
     let failures = play_each(&work, &node.address(), &origin);
     let table: String = failures.iter().map(|row| format!("{row}\n")).collect();
     assert!(failures.is_empty(), "{} of {} fail\n{table}", failures.len(), work.len());
-    assert_eq!(origin.trespasses(), Vec::<String>::new());
-    check_health(&mut node);
+    check_health(&mut node, &origin);
 }
 
 /// Rows of the table of failures, in the order of the list.
@@ -168,8 +174,9 @@ fn is_alive(node: &str, origin: &Origin, index: usize) -> Result<(), String> {
     }
 }
 
-/// The process never held more memory than it may, has not panicked, and ends when it is told to.
-fn check_health(node: &mut Node) {
+/// The node went nowhere it may not go, never held more memory than it may, has not panicked, and ends when it is told to.
+fn check_health(node: &mut Node, origin: &Origin) {
+    assert_eq!(origin.trespasses(), Vec::<String>::new());
     let status = std::fs::read_to_string(format!("/proc/{}/status", node.pid())).expect("the node runs");
     let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("the peak");
     let peak: u64 = peak.trim().trim_end_matches(" kB").parse().expect("a number");

@@ -130,6 +130,11 @@ impl Origin {
         self.requests.lock().unwrap().iter().filter(has_mark).cloned().collect()
     }
 
+    /// All requests so far.
+    pub(super) fn everything(&self) -> Vec<Seen> {
+        self.requests.lock().unwrap().clone()
+    }
+
     fn serve(&self, mut stream: TcpStream) {
         let mut reader = BufReader::new(stream.try_clone().unwrap());
         // Scripts of this side run to their end: a node that is gone ends them by a write error.
@@ -204,7 +209,8 @@ fn read_body(reader: &mut BufReader<TcpStream>, seen: &mut Seen) -> Option<()> {
     }
     loop {
         let mut line = Vec::new();
-        reader.read_until(b'\n', &mut line).ok()?;
+        // One that breaks off in the middle of its body says nothing ambiguous.
+        reader.read_until(b'\n', &mut line).ok().filter(|_| line.ends_with(b"\n"))?;
         seen.body.extend_from_slice(&line);
         let size = String::from_utf8_lossy(&line).split(';').next().unwrap_or_default().trim().to_owned();
         let Some(size) = usize::from_str_radix(&size, 16).ok().filter(|size| *size <= BODY_BYTES_MAX) else {

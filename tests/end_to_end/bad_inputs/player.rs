@@ -85,25 +85,27 @@ impl Exchange {
 
 /// Opens a connection, plays the script and reads until nothing more is to be expected.
 pub(super) fn talk(node: &str, text: &str, patience: Patience) -> Exchange {
+    exchange(node, &script::parse(text), patience)
+}
+
+/// As `talk`, for steps that no text has.
+pub(super) fn exchange(node: &str, steps: &[Step], patience: Patience) -> Exchange {
     let start = Instant::now();
-    let steps = script::parse(text);
-    let first_line: String = match steps.first() {
-        Some(Step::Send(bytes)) => {
-            bytes.split(|b| *b == b'\r').next().unwrap_or_default().iter().map(|b| char::from(*b)).collect()
-        }
-        _ => String::new(),
-    };
+    let sent: String = steps.iter().flat_map(Step::bytes).map(|b| char::from(*b)).collect();
+    let first_line = sent.split('\r').next().unwrap_or_default();
     let mut exchange =
         Exchange { target: first_line.split(' ').nth(1).unwrap_or_default().to_owned(), ..Exchange::default() };
     let Ok(stream) = TcpStream::connect(node) else {
         exchange.closed = true;
         return exchange;
     };
+    stream.set_nodelay(true).expect("an option");
     let mut writing = stream.try_clone().expect("a descriptor");
     let (going, over) = mpsc::channel();
     let deaf = steps.iter().any(|step| matches!(step, Step::NoRead(_)));
-    // A client that has said `Connection: close` waits for just that.
-    let waits_for_close = text.contains("Connection: close");
+    // A client that has said that this is its last request waits for the end.
+    let waits_for_close = sent.contains("Connection: close") || steps.contains(&Step::Finish);
+    let steps = steps.to_vec();
     let writer = std::thread::spawn(move || drop(script::play(&steps, &mut writing, &over)));
     let writer = match deaf {
         true => writer.join().map(|()| None).expect("the script is sound"),

@@ -29,6 +29,16 @@ pub(super) enum Step {
     Endless(Vec<u8>),
 }
 
+impl Step {
+    /// What is sent on purpose, not to pass the time.
+    pub(super) fn bytes(&self) -> &[u8] {
+        match self {
+            Self::Send(bytes) => bytes,
+            _ => &[],
+        }
+    }
+}
+
 /// What became of the connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Played {
