@@ -215,7 +215,10 @@ impl Attempts {
 
     fn delay(&mut self, fault: &Fault, sources: usize) -> Option<Duration> {
         let final_fault = match &fault.cause {
-            Cause::Changed { .. } | Cause::WrongDigest { .. } => sources < 2 || self.fruitless > 0,
+            // Waiting longer for the only source would hold everybody up; who asks again gets another connection.
+            Cause::Changed { .. } | Cause::WrongDigest { .. } | Cause::TooSlow { .. } => {
+                sources < 2 || self.fruitless > 0
+            }
             Cause::Status { status, .. } => *status < 500 && sources < 2,
             _ => fault.retry == Retry::Never || fault.whose == crate::fault::Whose::Disk,
         };
@@ -224,7 +227,11 @@ impl Attempts {
         }
         let connected = matches!(
             fault.cause,
-            Cause::Truncated { .. } | Cause::Malformed { .. } | Cause::Status { .. } | Cause::Changed { .. }
+            Cause::Truncated { .. }
+                | Cause::Malformed { .. }
+                | Cause::Status { .. }
+                | Cause::Changed { .. }
+                | Cause::TooSlow { .. }
         );
         if connected {
             self.fruitless += 1;

@@ -12,7 +12,7 @@ use hyper::body::Incoming;
 use tokio::time::{Instant, Sleep};
 
 use super::pool::{Connection, Pool, Route};
-use super::rate::Limiter;
+use super::rate::{Limiter, Pace};
 use crate::fault::{Cause, Fault};
 
 /// See the module head. Dropping it in the middle closes the connection.
@@ -30,6 +30,9 @@ pub struct AnswerBody {
     deadline: Pin<Box<Sleep>>,
     /// Until when the rate limit holds us back.
     pause: Option<Pin<Box<Sleep>>>,
+    pace: Pace,
+    /// Since when upstream is waited for.
+    waiting: Option<Instant>,
     received: u64,
 }
 
@@ -47,7 +50,22 @@ impl AnswerBody {
         let length = incoming.size_hint().exact();
         let deadline = Box::pin(tokio::time::sleep(stall));
         let connection = Some(connection);
-        Self { incoming, length, host, connection, pool, route, limiter, stall, deadline, pause: None, received: 0 }
+        let (pause, pace, waiting, received) = (None, Pace::default(), None, 0);
+        Self {
+            incoming,
+            length,
+            host,
+            connection,
+            pool,
+            route,
+            limiter,
+            stall,
+            deadline,
+            pause,
+            pace,
+            waiting,
+            received,
+        }
     }
 
     /// Length of the whole body, if upstream told it.
@@ -86,6 +104,11 @@ impl AnswerBody {
             Poll::Ready(Some(Ok(frame))) => {
                 let received = frame.data_ref().map_or(0, |data| data.len() as u64);
                 self.received += received;
+                let waited = self.waiting.take().map_or(Duration::ZERO, |since| since.elapsed());
+                if self.pace.is_too_slow(waited, received) {
+                    self.connection = None;
+                    return Poll::Ready(Err(Fault::new(Cause::TooSlow { host: self.host.clone() })));
+                }
                 let wait = self.limiter.take(received, Instant::now());
                 if wait.is_zero() {
                     self.deadline.as_mut().reset(Instant::now() + self.stall);
@@ -105,6 +128,7 @@ impl AnswerBody {
                 Poll::Ready(Ok(None))
             }
             Poll::Pending => {
+                self.waiting.get_or_insert_with(Instant::now);
                 ready!(self.deadline.as_mut().poll(cx));
                 self.connection = None;
                 let waited_ms = u64::try_from(self.stall.as_millis()).unwrap_or(u64::MAX);
