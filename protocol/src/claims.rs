@@ -24,6 +24,8 @@ const SILENCE: Duration = Duration::from_secs(1);
 const RENEW_EVERY: Duration = Duration::from_millis(500);
 /// A lease that is not renewed ends.
 const LEASE: Duration = Duration::from_secs(2);
+/// A lease whose flight has not got on for this long is not renewed.
+const STUCK: Duration = Duration::from_secs(30);
 /// A flight that has ended is remembered until its inventory has surely been heard of.
 const AFTERGLOW: Duration = Duration::from_secs(10);
 /// Those who read from one node.
@@ -45,7 +47,8 @@ pub(crate) struct Scene<'a> {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Claims {
     asked: BTreeMap<Key, Asked>,
-    leases: BTreeMap<Key, ()>,
+    /// With when each last got on.
+    leases: BTreeMap<Key, Instant>,
     renew_at: Instant,
     flights: BTreeMap<Key, Flight>,
     silent_until: BTreeMap<NodeId, Instant>,
@@ -103,16 +106,26 @@ impl Claims {
         }
     }
 
-    /// A peer claims `key`, whose home we are in its eyes.
+    /// A connection broke: what was asked there is asked elsewhere.
+    pub(crate) fn disconnected(&mut self, now: Instant, peer: NodeId) {
+        self.asked.values_mut().filter(|asked| asked.home == peer).for_each(|asked| asked.until = now);
+    }
+
+    /// A peer claims `key`, whose home we are in its eyes; `holder` is another that probably has it.
     pub(crate) fn claimed(
         &mut self,
         scene: &Scene<'_>,
         from: NodeId,
         key: Key,
         broken: Option<NodeId>,
+        holder: Option<NodeId>,
         out: &mut Outbox,
     ) {
-        let verdict = self.judge(scene, from, key, broken);
+        let verdict = match holder {
+            // The asker has not heard of it yet. One that followed in vain is not sent to the next who may not have it either.
+            Some(holder) if broken.is_none() && !self.flights.contains_key(&key) => Verdict::Follow(holder),
+            _ => self.judge(scene, from, key, broken),
+        };
         out.send(from, Message::Verdict(key, verdict));
     }
 
@@ -154,6 +167,13 @@ impl Claims {
         if let Some(flight) = self.flights.get_mut(&key).filter(|flight| flight.fetcher() == from) {
             flight.landed = true;
             flight.until = now + AFTERGLOW;
+        }
+    }
+
+    /// This node's own flight has got on.
+    pub(crate) fn progressed(&mut self, now: Instant, key: Key) {
+        if let Some(last) = self.leases.get_mut(&key) {
+            *last = now;
         }
     }
 
@@ -210,11 +230,6 @@ impl Claims {
         self.silent_until.retain(|_, until| now < *until);
     }
 
-    /// How many flights this node is the home of.
-    pub(crate) fn flights(&self) -> usize {
-        self.flights.len()
-    }
-
     /// The home was silent: ask the deputy, or else go alone.
     fn pass_over(&mut self, scene: &Scene<'_>, key: Key, out: &mut Outbox) {
         let Some(asked) = self.asked.remove(&key) else {
@@ -250,16 +265,20 @@ impl Claims {
 
     /// Holds a lease, and tells home and deputy.
     fn lease(&mut self, scene: &Scene<'_>, key: Key, out: &mut Outbox) {
+        if self.leases.len() >= FLIGHTS_MAX {
+            return;
+        }
         if self.leases.is_empty() {
             self.renew_at = scene.now + RENEW_EVERY;
         }
-        self.leases.insert(key, ());
+        self.leases.insert(key, scene.now);
         let (home, deputy) = scene.homes(key, &self.silent_until);
         self.tell(scene, home.into_iter().chain(deputy).map(|node| (node, key)), out);
     }
 
     fn renew(&mut self, scene: &Scene<'_>, out: &mut Outbox) {
         self.renew_at = scene.now + RENEW_EVERY;
+        self.leases.retain(|_, last| scene.now.since(*last) < STUCK);
         let mut tell = Vec::new();
         for key in self.leases.keys() {
             let (home, deputy) = scene.homes(*key, &self.silent_until);

@@ -1,6 +1,6 @@
 //! Which addresses to connect to, and when: those discovered until they turn out to be members, those of members until connected.
 
-use alloc::collections::BTreeMap;
+use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::vec::Vec;
 use core::net::SocketAddr;
 use core::time::Duration;
@@ -19,6 +19,10 @@ const FIRST_RETRY: Duration = Duration::from_millis(500);
 const LAST_RETRY: Duration = Duration::from_secs(30);
 /// A dial that the driver has not answered by then is taken for failed.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// Addresses at which this node has met itself.
+const OWN_MAX: usize = 64;
+/// An address not heard of for this long, and not connected to, is forgotten.
+const STALE: Duration = Duration::from_secs(3600);
 /// The higher id lets the lower one dial first, so that most pairs dial once.
 const COURTESY: Duration = Duration::from_millis(400);
 
@@ -26,12 +30,17 @@ const COURTESY: Duration = Duration::from_millis(400);
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Dialling {
     candidates: BTreeMap<SocketAddr, Candidate>,
+    own: BTreeSet<SocketAddr>,
 }
 
 #[derive(Clone, Debug)]
 struct Candidate {
     /// Who lives there, as far as is known.
     peer: Option<NodeId>,
+    /// Whether a member or a certificate said so, and not just anybody.
+    proven: bool,
+    /// Configured: never forgotten.
+    seed: bool,
     failures: u32,
     next: Instant,
     open: bool,
@@ -39,48 +48,59 @@ struct Candidate {
 }
 
 impl Dialling {
-    /// Somebody may be reached at `address`.
-    pub(crate) fn discovered(&mut self, now: Instant, address: SocketAddr) {
+    /// An address from the configuration.
+    pub(crate) fn seed(&mut self, now: Instant, address: SocketAddr) {
+        self.candidates.insert(address, Candidate { seed: true, ..Candidate::new(now, None) });
+    }
+
+    /// Somebody may be reached at `address`, perhaps `peer`.
+    pub(crate) fn discovered(&mut self, now: Instant, own: NodeId, address: SocketAddr, peer: Option<NodeId>) {
+        if self.own.contains(&address) || peer == Some(own) {
+            return;
+        }
         if let Some(candidate) = self.candidates.get_mut(&address) {
             candidate.heard = now;
+            if !candidate.proven && peer.is_some() {
+                candidate.peer = peer;
+            }
             if !candidate.open {
                 // It has just been announced again, so it may be back.
                 candidate.next = candidate.next.min(now + FIRST_RETRY);
             }
             return;
         }
-        let unknown = || self.candidates.iter().filter(|(_, candidate)| candidate.peer.is_none());
+        let unknown = || self.candidates.iter().filter(|(_, candidate)| !candidate.proven && !candidate.seed);
         if unknown().count() >= UNKNOWN_MAX {
             let stale =
                 unknown().min_by_key(|(address, candidate)| (candidate.heard, **address)).map(|(address, _)| *address);
             stale.map(|address| self.candidates.remove(&address));
         }
-        self.candidates.insert(address, Candidate { peer: None, failures: 0, next: now, open: false, heard: now });
+        let next = now + peer.map_or(Duration::ZERO, |peer| courtesy(own, peer));
+        self.candidates.insert(address, Candidate { next, ..Candidate::new(now, peer) });
     }
 
-    /// `peer` may be reached at `address`.
+    /// `peer` may be reached at `address`: a member says so.
     pub(crate) fn lives_at(&mut self, now: Instant, own: NodeId, peer: NodeId, address: SocketAddr) {
-        let next = if own.keeps_own_dial(peer) { now } else { now + COURTESY };
-        if self.candidates.len() >= ADDRESSES_MAX && !self.candidates.contains_key(&address) {
+        if self.own.contains(&address) || peer == own || !self.has_room(address) {
             return;
         }
-        let candidate = self.candidates.entry(address).or_insert(Candidate {
-            peer: None,
-            failures: 0,
-            next,
-            open: false,
-            heard: now,
-        });
+        let next = now + courtesy(own, peer);
+        let candidate = self.candidates.entry(address).or_insert(Candidate { next, ..Candidate::new(now, None) });
         candidate.peer = Some(peer);
+        candidate.proven = true;
         candidate.heard = now;
     }
 
     /// `peer` answered at `address`.
     pub(crate) fn connected(&mut self, now: Instant, peer: NodeId, address: SocketAddr) {
-        if self.candidates.len() < ADDRESSES_MAX || self.candidates.contains_key(&address) {
-            self.candidates
-                .insert(address, Candidate { peer: Some(peer), failures: 0, next: now, open: false, heard: now });
+        if self.has_room(address) {
+            let seed = self.candidates.get(&address).is_some_and(|candidate| candidate.seed);
+            self.candidates.insert(address, Candidate { proven: true, seed, ..Candidate::new(now, Some(peer)) });
         }
+    }
+
+    fn has_room(&self, address: SocketAddr) -> bool {
+        self.candidates.len() < ADDRESSES_MAX || self.candidates.contains_key(&address)
     }
 
     /// A connection broke: try again soon, wherever the peer was last known.
@@ -100,9 +120,26 @@ impl Dialling {
         candidate.peer
     }
 
-    /// The own address, or one that shall not be dialled again.
-    pub(crate) fn forget(&mut self, address: SocketAddr) {
+    /// A peer is not to be dialled before `until`.
+    pub(crate) fn postpone(&mut self, peer: NodeId, until: Instant) {
+        for candidate in self.candidates.values_mut().filter(|candidate| candidate.peer == Some(peer)) {
+            candidate.next = candidate.next.max(until);
+        }
+    }
+
+    /// This node itself answered at `address`.
+    pub(crate) fn is_own(&mut self, address: SocketAddr) {
         self.candidates.remove(&address);
+        if self.own.len() < OWN_MAX {
+            self.own.insert(address);
+        }
+    }
+
+    /// Forgets what nobody has spoken of for long; once in a while will do.
+    pub(crate) fn tidy(&mut self, now: Instant, connected: impl Fn(NodeId) -> bool) {
+        self.candidates.retain(|_, candidate| {
+            candidate.seed || candidate.peer.is_some_and(&connected) || now.since(candidate.heard) < STALE
+        });
     }
 
     /// The addresses at which `peer` may be reached.
@@ -142,9 +179,21 @@ impl Dialling {
     }
 }
 
+impl Candidate {
+    const fn new(now: Instant, peer: Option<NodeId>) -> Self {
+        Self { peer, proven: false, seed: false, failures: 0, next: now, open: false, heard: now }
+    }
+}
+
+fn courtesy(own: NodeId, peer: NodeId) -> Duration {
+    if own.keeps_own_dial(peer) { Duration::ZERO } else { COURTESY }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const OWN: NodeId = NodeId([0; 16]);
 
     fn address(number: u16) -> SocketAddr {
         SocketAddr::from(([192, 0, 2, 1], number))
@@ -157,7 +206,7 @@ mod tests {
     #[test]
     fn a_flood_of_addresses_is_bounded_and_dialled_few_at_a_time() {
         let mut dialling = Dialling::default();
-        (0..5000).for_each(|number| dialling.discovered(at(u64::from(number)), address(number)));
+        (0..5000).for_each(|number| dialling.discovered(at(u64::from(number)), OWN, address(number), None));
         assert_eq!(dialling.candidates.len(), UNKNOWN_MAX);
         assert_eq!(dialling.due(at(5000), |_| false).len(), OPEN_MAX);
         assert_eq!(dialling.due(at(5000), |_| false).len(), 0);
@@ -166,7 +215,7 @@ mod tests {
     #[test]
     fn failures_are_retried_ever_more_rarely_but_for_ever() {
         let (mut dialling, mut random) = (Dialling::default(), Random::seeded(1));
-        dialling.discovered(at(0), address(1));
+        dialling.discovered(at(0), OWN, address(1), None);
         let mut now = at(0);
         for _ in 0..30 {
             assert_eq!(dialling.due(now, |_| false), [address(1)]);
@@ -181,9 +230,23 @@ mod tests {
     fn the_connected_are_not_dialled() {
         let mut dialling = Dialling::default();
         let peer = NodeId([1; 16]);
-        dialling.lives_at(at(0), NodeId([0; 16]), peer, address(1));
+        dialling.lives_at(at(0), OWN, peer, address(1));
         assert!(dialling.due(at(0), |_| true).is_empty());
         assert_eq!(dialling.due(at(0), |_| false), [address(1)]);
         assert_eq!(dialling.addresses_of(peer), [address(1)]);
+    }
+
+    #[test]
+    fn a_flood_does_not_push_out_the_configured_and_own_addresses_are_let_be() {
+        let mut dialling = Dialling::default();
+        dialling.seed(at(0), address(9999));
+        dialling.is_own(address(7));
+        (0..5000).for_each(|number| {
+            dialling.discovered(at(1), OWN, address(number), Some(NodeId([(number % 250) as u8 + 1; 16])));
+        });
+        assert_eq!(dialling.candidates.len(), UNKNOWN_MAX + 1);
+        assert!(dialling.candidates.contains_key(&address(9999)) && !dialling.candidates.contains_key(&address(7)));
+        dialling.tidy(at(0) + STALE * 2, |_| false);
+        assert_eq!(dialling.candidates.len(), 1);
     }
 }

@@ -29,7 +29,8 @@ const WAITING_MAX: usize = 256;
 /// Questions asked, and what this node knows as a home.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Confirmations {
-    asked: BTreeMap<Key, Instant>,
+    /// Whom this node has asked (itself, too), and how long it waits for an answer.
+    asked: BTreeMap<Key, (NodeId, Instant)>,
     known: BTreeMap<Key, Known>,
 }
 
@@ -45,15 +46,21 @@ impl Confirmations {
     /// This node wants to know whether upstream has confirmed `key` within `age`.
     pub(crate) fn confirm(&mut self, scene: &Scene<'_>, key: Key, age: Duration, out: &mut Outbox) {
         match home(key, scene.homes.iter().copied()) {
+            _ if self.asked.len() >= KNOWN_MAX => out.push(Output::AskUpstream(key)),
             Some(home) if home != scene.own => {
-                self.asked.insert(key, scene.now + PATIENCE);
+                self.asked.insert(key, (home, scene.now + PATIENCE));
                 out.send(home, Message::Confirm(key, millis(age)));
             }
             _ => {
                 let answer = self.judge(scene.now, scene.own, key, age);
-                self.settle(scene.now, key, answer, out);
+                self.settle(scene.now, scene.own, key, answer, out);
             }
         }
+    }
+
+    /// A connection broke: who waits for an answer from there waits no longer.
+    pub(crate) fn disconnected(&mut self, now: Instant, peer: NodeId) {
+        self.asked.values_mut().filter(|(home, _)| *home == peer).for_each(|(_, until)| *until = now);
     }
 
     /// A peer wants to know.
@@ -63,9 +70,10 @@ impl Confirmations {
     }
 
     /// A home answers.
-    pub(crate) fn answered(&mut self, now: Instant, key: Key, answer: Freshness, out: &mut Outbox) {
-        if self.asked.remove(&key).is_some() {
-            self.settle(now, key, answer, out);
+    pub(crate) fn answered(&mut self, now: Instant, from: NodeId, key: Key, answer: Freshness, out: &mut Outbox) {
+        if self.asked.get(&key).is_some_and(|(home, _)| *home == from) {
+            self.asked.remove(&key);
+            self.settle(now, from, key, answer, out);
         }
     }
 
@@ -116,7 +124,7 @@ impl Confirmations {
             );
             if node == scene.own {
                 self.asked.remove(&key);
-                self.settle(now, key, answer, out);
+                self.settle(now, scene.own, key, answer, out);
             } else {
                 out.send(node, Message::Freshness(key, answer));
             }
@@ -124,12 +132,12 @@ impl Confirmations {
     }
 
     pub(crate) fn deadline(&self) -> Option<Instant> {
-        self.asked.values().min().copied()
+        self.asked.values().map(|(_, until)| *until).min()
     }
 
     /// Whoever has waited long enough asks upstream.
     pub(crate) fn advance(&mut self, now: Instant, out: &mut Outbox) {
-        let late: Vec<Key> = self.asked.iter().filter(|(_, until)| **until <= now).map(|(key, _)| *key).collect();
+        let late: Vec<Key> = self.asked.iter().filter(|(_, (_, until))| *until <= now).map(|(key, _)| *key).collect();
         for key in late {
             self.asked.remove(&key);
             out.push(Output::AskUpstream(key));
@@ -144,11 +152,11 @@ impl Confirmations {
         });
     }
 
-    fn settle(&mut self, now: Instant, key: Key, answer: Freshness, out: &mut Outbox) {
+    fn settle(&mut self, now: Instant, home: NodeId, key: Key, answer: Freshness, out: &mut Outbox) {
         match answer {
             Freshness::Yourself => out.push(Output::AskUpstream(key)),
             Freshness::Wait => {
-                self.asked.insert(key, now + WAIT);
+                self.asked.insert(key, (home, now + WAIT));
             }
             Freshness::Known { version, age, by } => {
                 out.push(Output::Fresh { key, version, age: Duration::from_millis(u64::from(age)), by });

@@ -5,6 +5,7 @@ use core::fmt;
 use core::net::SocketAddr;
 use core::time::Duration;
 
+use crate::cluster::ConnectionId;
 use crate::identity::{Incarnation, Key, NodeId, Version};
 use crate::message::Lane;
 
@@ -21,12 +22,14 @@ pub enum Output {
         /// How.
         lane: Lane,
     },
-    /// Connect to this address and say `Input::Connected` or `Input::DialFailed`.
+    /// Connect to this address and say [`crate::Input::Connected`] or [`crate::Input::DialFailed`], within 10 s.
     Dial(SocketAddr),
-    /// Close the connection to a peer.
+    /// Close a connection.
     Disconnect {
-        /// Whose.
+        /// With whom.
         peer: NodeId,
+        /// Which of those with this peer.
+        connection: ConnectionId,
         /// For the log.
         why: Why,
     },
@@ -43,23 +46,23 @@ pub enum Output {
     Rejoined(Incarnation),
     /// Another node uses this node's identity: its key was copied, and one of the two needs a new one.
     DuplicateIdentity,
-    /// Answers `Input::Claim`: fetch it from upstream.
+    /// Answers [`crate::Input::Claim`]: fetch it from upstream.
     Granted {
         /// What.
         key: Key,
         /// Whether the site knows: false when no home answered and this node goes on its own.
         shared: bool,
     },
-    /// Answers `Input::Claim`: read it from this peer, which has it or is getting it.
+    /// Answers [`crate::Input::Claim`]: read it from this peer, which has it or is getting it.
     Follow {
         /// What.
         key: Key,
         /// From whom.
         peer: NodeId,
     },
-    /// Answers `Input::Confirm`: ask upstream and say `Input::Confirmed`.
+    /// Answers [`crate::Input::Confirm`]: ask upstream and say [`crate::Input::Confirmed`].
     AskUpstream(Key),
-    /// Answers `Input::Confirm`: upstream has confirmed this version.
+    /// Answers [`crate::Input::Confirm`]: upstream has confirmed this version.
     Fresh {
         /// What.
         key: Key,
@@ -70,21 +73,21 @@ pub enum Output {
         /// Who has it, where that is not this node.
         by: NodeId,
     },
-    /// Read this object from a peer into the store, and say `Input::Copied`.
+    /// Read this object from a peer into the store, and say [`crate::Input::Copied`].
     Copy {
         /// What.
         key: Key,
         /// From whom.
         from: NodeId,
     },
-    /// Answers `Input::Offer`: who takes it. `None`: nobody can, or there are other copies anyway.
+    /// Answers [`crate::Input::Offer`]: who takes it. `None`: nobody can, or there are other copies anyway.
     Handed {
         /// What.
         key: Key,
         /// To whom.
         to: Option<NodeId>,
     },
-    /// A peer did what no sound node does.
+    /// A peer did what no sound node does. For the log and the counters; what is to be done has been done.
     Misbehaved {
         /// Who.
         peer: NodeId,
@@ -93,7 +96,7 @@ pub enum Output {
     },
 }
 
-/// What is wrong with a peer.
+/// What is wrong with a peer, or why a connection is closed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[non_exhaustive]
 pub enum Why {
@@ -109,6 +112,16 @@ pub enum Why {
     Version,
     /// It misbehaved again and again and is put aside for a while.
     PutAside,
+    /// It sends more than a node has reason to.
+    Flood,
+    /// It did not say who it is in time.
+    Silent,
+    /// There is another connection with it.
+    Spare,
+    /// It is this node itself, or one that has its key.
+    Myself,
+    /// There are too many connections.
+    TooMany,
 }
 
 impl fmt::Display for Why {
@@ -120,6 +133,11 @@ impl fmt::Display for Why {
             Self::WrongBytes => "it sent wrong bytes of an object",
             Self::Version => "it speaks no version that this node understands",
             Self::PutAside => "it misbehaved again and again",
+            Self::Flood => "it sends more than a node has reason to",
+            Self::Silent => "it did not say hello in time",
+            Self::Spare => "there is another connection with it",
+            Self::Myself => "it is this node itself",
+            Self::TooMany => "there are too many connections",
         })
     }
 }

@@ -1,0 +1,298 @@
+//! The state machine of a node: joins the parts, and is all that a driver sees.
+//!
+//! A driver calls [`Cluster::handle`] with whatever happens, then [`Cluster::poll_output`] until there is nothing more to do, then
+//! sleeps until [`Cluster::poll_deadline`] or the next event. No call fails: what a peer does wrong is an output. The work and the
+//! memory of each call are bounded, and the same seed and inputs bring about the same outputs.
+
+use alloc::collections::BTreeMap;
+use alloc::vec::Vec;
+use core::net::SocketAddr;
+use core::ops::RangeInclusive;
+use core::time::Duration;
+
+use crate::claims::{Claims, Scene};
+use crate::dialling::Dialling;
+use crate::freshness::Confirmations;
+use crate::heads::Heads;
+use crate::health::Health;
+use crate::identity::{Incarnation, Key, NodeId};
+use crate::inventory::Inventory;
+use crate::membership::{Contact, Membership};
+use crate::message::{ADDRESSES_MAX, Head, Message, Tops, VERSION, VERSION_OLDEST};
+use crate::mirrors::Mirrors;
+use crate::outbox::Outbox;
+use crate::output::Output;
+use crate::popularity::{Counter, Popularity};
+use crate::random::Random;
+use crate::replication::Replication;
+use crate::time::Instant;
+
+mod copies;
+mod dispatch;
+mod input;
+mod members;
+mod news;
+mod peers;
+mod query;
+
+pub use input::{ConnectionId, Input};
+pub use query::{MemberStatus, Status};
+
+use peers::Peers;
+
+/// Housekeeping.
+const TICK: Duration = Duration::from_secs(1);
+/// Dials and questions that could not be made are thought over no more often.
+const RETHINK: Duration = Duration::from_millis(50);
+/// Package names whose demand is counted.
+const NAMES_MAX: usize = 8192;
+
+/// What a node is told once.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Where this node can be reached, best first; the first four are told.
+    pub addresses: Vec<SocketAddr>,
+    /// Dialled until connected, for ever; the first 256 count.
+    pub seeds: Vec<SocketAddr>,
+    /// How many copies of an object the site makes by itself, at most. One: none but the first.
+    pub copies_max: usize,
+    /// What the tables of all peers' inventories may take, in bytes; some two bytes and a half for each key of each peer.
+    pub mirrors_bytes_max: usize,
+    /// The versions of the protocol that this node speaks. Others than the default only for tests.
+    pub speaks: RangeInclusive<u16>,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            addresses: Vec::new(),
+            seeds: Vec::new(),
+            copies_max: 3,
+            mirrors_bytes_max: 64 << 20,
+            speaks: VERSION_OLDEST..=VERSION,
+        }
+    }
+}
+
+/// One node's part in the site.
+pub struct Cluster {
+    own: NodeId,
+    config: Config,
+    now: Instant,
+    random: Random,
+    out: Outbox,
+    /// Where parts complain of peers, to be counted before they are passed on.
+    suspicions: Outbox,
+
+    peers: Peers,
+    dialling: Dialling,
+    dial_at: Instant,
+    membership: Membership,
+    /// Live members, connected and not leaving, and this node unless it leaves: who may be the home of a key. In order.
+    homes: Vec<NodeId>,
+    /// Nodes that were members, with since when they are not: what they held is remembered for a while.
+    departed: BTreeMap<NodeId, Instant>,
+    /// How often others have heard of a greater life of this node than it has lived.
+    usurped: Counter,
+    /// Bytes of member lists that may still be sent.
+    lists: usize,
+
+    inventory: Inventory,
+    /// This node's own head as last told.
+    head: Head,
+    /// When to tell the next, if there is news.
+    head_at: Option<Instant>,
+    /// When the last was told.
+    head_told: Instant,
+    heads: Heads,
+    mirrors: Mirrors,
+    ask_at: Instant,
+    health: Health,
+
+    claims: Claims,
+    confirmations: Confirmations,
+    replication: Replication,
+    /// Copies that this node takes, with who asked for them.
+    copying: BTreeMap<Key, NodeId>,
+    /// What this node, leaving, offers to others.
+    offers: BTreeMap<Key, copies::Offer>,
+    names: Popularity<Vec<u8>>,
+    /// What others are asked for most, with when they said so.
+    tops: BTreeMap<NodeId, (Tops, Instant)>,
+
+    tick_at: Instant,
+    ticks: u64,
+    left: bool,
+}
+
+impl Cluster {
+    /// A node that knows nobody yet. `incarnation` is greater than that of its life before: the milliseconds of the wall clock, say;
+    /// `seed` is for choosing among peers and for jitter.
+    pub fn new(mut config: Config, own: NodeId, incarnation: Incarnation, seed: u64, now: Instant) -> Self {
+        config.addresses.truncate(ADDRESSES_MAX);
+        config.seeds.truncate(256);
+        let incarnation = incarnation.min(Incarnation::MAX);
+        let mut random = Random::seeded(seed);
+        let contact = Contact { node: own, incarnation, address: config.addresses.first().copied() };
+        let membership = Membership::new(contact, Random::seeded(random.next()));
+        let mut dialling = Dialling::default();
+        config.seeds.iter().for_each(|seed| dialling.seed(now, *seed));
+        let head =
+            Head { node: own, epoch: incarnation, beat: 0, sequence: 0, count: 0, load: 0, room: 255, draining: false };
+        let tick_at = now + random.jitter(TICK / 2);
+        Self {
+            own,
+            now,
+            out: Outbox::default(),
+            suspicions: Outbox::default(),
+            peers: Peers::default(),
+            dialling,
+            dial_at: now,
+            membership,
+            homes: alloc::vec![own],
+            departed: BTreeMap::new(),
+            usurped: Counter::new(now),
+            lists: members::LISTS_MAX,
+            inventory: Inventory::new(incarnation),
+            head,
+            head_at: Some(now),
+            head_told: now,
+            heads: Heads::default(),
+            mirrors: Mirrors::new(config.mirrors_bytes_max),
+            ask_at: now,
+            health: Health::default(),
+            claims: Claims::default(),
+            confirmations: Confirmations::default(),
+            replication: Replication::new(config.copies_max),
+            copying: BTreeMap::new(),
+            offers: BTreeMap::new(),
+            names: Popularity::new(NAMES_MAX),
+            tops: BTreeMap::new(),
+            tick_at,
+            ticks: 0,
+            left: false,
+            config,
+            random,
+        }
+    }
+
+    /// Takes in what has happened, and does what is due. `now` never goes back; where it does all the same it stands still.
+    pub fn handle(&mut self, now: Instant, input: Input) {
+        self.now = now.max(self.now);
+        if self.left {
+            return;
+        }
+        self.take(input);
+        self.advance();
+    }
+
+    /// The next thing for the driver to do; to be called until `None` after each [`Self::handle`].
+    pub fn poll_output(&mut self) -> Option<Output> {
+        self.out.pop()
+    }
+
+    /// When to call [`Self::handle`] with [`Input::Tick`] at the latest. `None`: never again.
+    pub fn poll_deadline(&self) -> Option<Instant> {
+        let deadlines = [
+            Some(self.tick_at),
+            Some(self.dial_at),
+            Some(self.ask_at),
+            self.head_at,
+            self.membership.deadline(),
+            self.heads.deadline(),
+            self.claims.deadline(),
+            self.confirmations.deadline(),
+            self.replication.deadline(),
+        ];
+        deadlines.into_iter().flatten().min().filter(|_| !self.left)
+    }
+
+    fn take(&mut self, input: Input) {
+        let now = self.now;
+        let scene = Scene { now, own: self.own, homes: &self.homes };
+        match input {
+            Input::Tick => {}
+            Input::Discovered { address, peer } => {
+                self.dialling.discovered(now, self.own, address, peer);
+                self.dial_at = now;
+            }
+            Input::Addresses(addresses) => self.moved(addresses),
+            Input::Connected { peer, connection, address, dialled } => {
+                self.connected(peer, connection, address, dialled);
+            }
+            Input::DialFailed(address) => self.dial_failed(address),
+            Input::Disconnected { peer, connection } => {
+                if self.peers.disconnected(peer, connection) {
+                    self.parted(peer);
+                }
+            }
+            Input::Received { from, bytes } => self.receive(from, &bytes),
+            Input::Garbled(peer) => self.offended(peer, crate::output::Why::Malformed),
+            Input::Stored(key) => self.holding(key, true),
+            Input::Removed(key) => self.holding(key, false),
+            Input::Load { load, room } => self.loaded(load, room),
+            Input::Requested(key) => self.replication.requested(now, key),
+            Input::RequestedName(name) => self.requested_name(&name),
+            Input::Claim { key, broken } => self.claims.claim(&scene, key, broken, &mut self.out),
+            Input::Progress(key) => self.claims.progressed(now, key),
+            Input::Ended { key, stored } => self.claims.ended(&scene, key, stored, &mut self.out),
+            Input::Confirm { key, age } => self.confirmations.confirm(&scene, key, age, &mut self.out),
+            Input::Confirmed { key, version, ago } => {
+                self.confirmations.confirmed(&scene, key, version, ago, &mut self.out);
+            }
+            Input::Asked(peer) => self.health.asked(now, peer),
+            Input::Answered { peer, outcome } => self.answered(peer, outcome),
+            Input::Copied { key, done } => self.copied(key, done),
+            Input::Drain(draining) => self.drain(draining),
+            Input::Offer(key) => self.offer(key),
+            Input::Leave => self.leave(),
+        }
+    }
+
+    /// Does what is due.
+    fn advance(&mut self) {
+        let now = self.now;
+        let events = self.membership.advance(now);
+        self.digest(events);
+        let scene = Scene { now, own: self.own, homes: &self.homes };
+        self.claims.advance(&scene, &mut self.out);
+        self.confirmations.advance(now, &mut self.out);
+        let homes = &self.homes;
+        let home = |key| crate::rendezvous::home(key, homes.iter().copied());
+        self.replication.report(now, self.own, home, &mut self.out);
+        self.tell_news();
+        if now >= self.tick_at {
+            self.tick();
+        }
+        if now >= self.dial_at {
+            self.dial();
+        }
+        if now >= self.ask_at {
+            self.ask();
+        }
+    }
+
+    /// Once a second.
+    fn tick(&mut self) {
+        let now = self.now;
+        self.tick_at = now + TICK;
+        self.ticks += 1;
+        self.dial_at = now;
+        self.ask_at = now;
+        self.claims.tidy(now);
+        self.confirmations.tidy(now);
+        self.peers.tidy(now);
+        self.tidy_members();
+        self.tell_in_turn();
+        self.place_copies();
+        self.retry_offers();
+    }
+
+    fn send(&mut self, to: NodeId, message: Message) {
+        self.out.send(to, message);
+    }
+
+    fn draining(&self) -> bool {
+        self.head.draining
+    }
+}

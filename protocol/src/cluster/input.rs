@@ -1,0 +1,139 @@
+//! What the driver tells the state machine.
+
+use alloc::string::String;
+use alloc::vec::Vec;
+use core::net::SocketAddr;
+use core::time::Duration;
+
+use crate::health::Outcome;
+use crate::identity::{Key, NodeId, Version};
+
+/// Which connection: numbered by the driver, never twice the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ConnectionId(pub u64);
+
+/// Something that has happened or is wanted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Input {
+    /// Nothing but that time has passed: for when [`super::Cluster::poll_deadline`] is reached.
+    Tick,
+
+    /// Somebody may be reached at `address`: from mDNS or a file of addresses that were good once. A hint, trusted no further.
+    Discovered {
+        /// Where.
+        address: SocketAddr,
+        /// Who is said to live there, which saves a needless second dial.
+        peer: Option<NodeId>,
+    },
+    /// This node can be reached at these addresses now, best first; the first four are told. Link-local ones mean nothing elsewhere.
+    Addresses(Vec<SocketAddr>),
+    /// A connection is up and the peer's certificate has said who it is. Messages go on the latest connection with a peer that has
+    /// not been asked to be closed.
+    Connected {
+        /// With whom. With this node itself, too: the state machine says what to do about it.
+        peer: NodeId,
+        /// The driver's number.
+        connection: ConnectionId,
+        /// Where the peer can be dialled, if the connection shows that.
+        address: Option<SocketAddr>,
+        /// Whether this node dialled, and so answers an [`crate::Output::Dial`] for `address`.
+        dialled: bool,
+    },
+    /// Answers [`crate::Output::Dial`]: nobody there, or nobody of this site.
+    DialFailed(SocketAddr),
+    /// A connection has ended, whoever ended it. Not needed after [`crate::Output::Disconnect`].
+    Disconnected {
+        /// With whom.
+        peer: NodeId,
+        /// Which.
+        connection: ConnectionId,
+    },
+    /// A whole frame from the control stream, or a datagram.
+    Received {
+        /// From whom.
+        from: NodeId,
+        /// The bytes as they came.
+        bytes: Vec<u8>,
+    },
+    /// A peer's control stream can't be read on: [`crate::wire::header`] refused what it sent.
+    Garbled(NodeId),
+
+    /// The store has this key, since just now or since before the start. Told of each once.
+    Stored(Key),
+    /// The store no longer has it.
+    Removed(Key),
+    /// How busy this node is (0 idle, 255 overloaded) and how much of its store is free or easily freed (0 none, 255 all).
+    Load {
+        /// Busy.
+        load: u8,
+        /// Free.
+        room: u8,
+    },
+    /// A client asked for this: counted for popularity, nothing else.
+    Requested(Key),
+    /// A client asked for a package of this name (with its architecture, say); the first 64 bytes count.
+    RequestedName(String),
+
+    /// A key is needed from upstream, because no source of [`super::Cluster::plan`] has it or `broken`, the last one followed,
+    /// failed. Answered by [`crate::Output::Granted`] or [`crate::Output::Follow`], within 100 ms.
+    ///
+    /// A new version of what is held already is claimed under a key of its own, say of the URL and the validator.
+    Claim {
+        /// What.
+        key: Key,
+        /// Whom it was read from in vain.
+        broken: Option<NodeId>,
+    },
+    /// A granted download has got on. Told at least every 20 s, else others stop waiting for it.
+    Progress(Key),
+    /// A granted download is over.
+    Ended {
+        /// What.
+        key: Key,
+        /// Whether the store has it now.
+        stored: bool,
+    },
+    /// Is what is stored under `key` still current, judging by an answer of upstream's that is at most `age` old? Answered by
+    /// [`crate::Output::Fresh`] or [`crate::Output::AskUpstream`], within 5.1 s.
+    Confirm {
+        /// What.
+        key: Key,
+        /// How old an answer may be.
+        age: Duration,
+    },
+    /// Upstream has been asked, at the bidding of [`crate::Output::AskUpstream`] or not.
+    Confirmed {
+        /// What about.
+        key: Key,
+        /// What it has; `None`: no answer.
+        version: Option<Version>,
+        /// How long ago it was asked.
+        ago: Duration,
+    },
+
+    /// A peer is being asked for an object.
+    Asked(NodeId),
+    /// What came of it: one for each [`Input::Asked`].
+    Answered {
+        /// Who was asked.
+        peer: NodeId,
+        /// What came of it.
+        outcome: Outcome,
+    },
+    /// Answers [`crate::Output::Copy`].
+    Copied {
+        /// What.
+        key: Key,
+        /// Whether the store has it now.
+        done: bool,
+    },
+
+    /// Whether this node is about to leave: it gets no more work but still serves.
+    Drain(bool),
+    /// While draining: who takes this key? Answered by [`crate::Output::Handed`] once somebody has it, or nobody will. At most
+    /// 64 at once.
+    Offer(Key),
+    /// This node goes now. Says so to all; the driver sends what is polled and then closes everything.
+    Leave,
+}

@@ -1,0 +1,174 @@
+//! What this node holds and what others do: heads, and the mirrors that follow them.
+
+use alloc::string::String;
+use alloc::vec::Vec;
+use core::time::Duration;
+
+use super::{Cluster, RETHINK};
+use crate::identity::{Key, NodeId};
+use crate::message::{Demand, Head, Message, NAME_MAX, NameDemand, TOPS_MAX, Tops};
+use crate::output::Output;
+use crate::popularity::REQUEST;
+use crate::wire::{Few, FewBytes};
+
+/// Between two heads of this node.
+const HEAD_EVERY: Duration = Duration::from_millis(200);
+/// Each peer is told this node's head directly once in so many seconds, should gossip have lost it.
+const DIRECT_EVERY: usize = 30;
+/// Each peer is told what this node is asked for most once in so many seconds.
+const TOPS_EVERY: usize = 60;
+/// Load and room are told when they have changed by so much.
+const LOAD_STEP: u8 = 16;
+
+impl Cluster {
+    /// The store has a key, or no longer.
+    pub(super) fn holding(&mut self, key: Key, added: bool) {
+        if self.inventory.change(key.short(), added) {
+            self.news();
+        }
+    }
+
+    pub(super) fn loaded(&mut self, load: u8, room: u8) {
+        let moved = |before: u8, now: u8| before.abs_diff(now) >= LOAD_STEP || (before == 0) != (now == 0);
+        if moved(self.head.load, load) || moved(self.head.room, room) {
+            (self.head.load, self.head.room) = (load, room);
+            self.news();
+        }
+    }
+
+    /// There is something to tell of this node, soon.
+    pub(super) fn news(&mut self) {
+        self.head_at = self.head_at.or(Some(self.now));
+    }
+
+    /// Passes on what is news, when it is time.
+    pub(super) fn tell_news(&mut self) {
+        let now = self.now;
+        if self.head_at.is_some_and(|at| at <= now) && self.renew_head() {
+            self.heads.learn(now, self.head, self.membership.live().len());
+        }
+        if self.heads.deadline().is_some_and(|at| at <= now) {
+            let connected: Vec<NodeId> = self.peers.greeted().collect();
+            self.heads.round(now, &connected, &mut self.random, &mut self.out);
+        }
+    }
+
+    /// Brings this node's own head up to date; false when it was told just now, so that this one has to wait.
+    fn renew_head(&mut self) -> bool {
+        let next = self.head_told + HEAD_EVERY;
+        if next > self.now {
+            self.head_at = Some(next);
+            return false;
+        }
+        self.head_at = None;
+        self.head_told = self.now;
+        self.head.beat = self.head.beat.saturating_add(1);
+        self.head.sequence = self.inventory.sequence();
+        self.head.count = self.inventory.count();
+        true
+    }
+
+    /// To one who may know nothing of this node yet.
+    pub(super) fn tell_own_head(&mut self, peer: NodeId) {
+        self.send(peer, Message::Heads(Few::of([self.head])));
+    }
+
+    /// Somebody has a head of somebody.
+    pub(super) fn heard(&mut self, from: NodeId, head: Head) {
+        let now = self.now;
+        if head.node == self.own {
+            self.heard_of_myself(head);
+            return;
+        }
+        // Of strangers nothing is kept, nor of lives that nobody has lived: there would be no end to it.
+        let life = self.membership.live().get(&head.node).map(|contact| contact.incarnation);
+        let sensible = life.map_or(head.node == from, |life| head.epoch <= life);
+        if !sensible || !self.heads.learn(now, head, self.membership.live().len()) {
+            return;
+        }
+        self.mirrors.announced(now, head.node, (head.epoch, head.sequence, head.count), &mut self.random);
+        self.ask_at = now;
+        let home = self.homes.binary_search(&head.node).is_ok();
+        if home == head.draining {
+            self.refresh_homes();
+        }
+    }
+
+    /// A greater head of this node than it has told of: from a life before, or made up. What is true must be greater still.
+    fn heard_of_myself(&mut self, head: Head) {
+        if head.epoch > self.head.epoch {
+            if head.epoch > self.membership.own().incarnation {
+                return;
+            }
+            // Impossible for heads of a sound site: the epoch is never behind the lives that were told of.
+            self.inventory.live_again(self.membership.own().incarnation);
+            self.head.epoch = self.membership.own().incarnation;
+        } else if head.epoch < self.head.epoch || head.beat <= self.head.beat {
+            return;
+        }
+        self.head.beat = head.beat;
+        self.news();
+    }
+
+    /// An answer to one of the questions about an inventory.
+    pub(super) fn copied_inventory(&mut self, from: NodeId, message: Message) {
+        let now = self.now;
+        match message {
+            Message::Delta(delta) => self.mirrors.delta(now, from, delta, &mut self.suspicions),
+            Message::Page(page) => self.mirrors.page(now, from, &page, &mut self.suspicions),
+            Message::Audit(audit) => self.mirrors.audit(now, from, &audit, &mut self.random),
+            _ => {}
+        }
+        while let Some(output) = self.suspicions.pop() {
+            if let Output::Misbehaved { peer, why } = output {
+                self.offended(peer, why);
+            }
+        }
+        self.ask_at = now;
+    }
+
+    /// Asks peers what they hold.
+    pub(super) fn ask(&mut self) {
+        let now = self.now;
+        let (peers, members) = (&self.peers, self.membership.live());
+        let connected = |peer| peers.is_greeted(peer) && members.contains_key(&peer);
+        self.mirrors.ask(now, connected, &mut self.out);
+        let next = self.mirrors.deadline(connected).unwrap_or(self.tick_at);
+        self.ask_at = next.max(now + RETHINK);
+    }
+
+    /// Tells some peers, in turn, what gossip may have lost.
+    pub(super) fn tell_in_turn(&mut self) {
+        let greeted: Vec<NodeId> = self.peers.greeted().collect();
+        for peer in in_turn(&greeted, self.ticks, DIRECT_EVERY) {
+            self.tell_own_head(peer);
+        }
+        let tops = self.own_tops();
+        if tops.objects.is_empty() && tops.names.is_empty() {
+            return;
+        }
+        for peer in in_turn(&greeted, self.ticks, TOPS_EVERY) {
+            self.send(peer, Message::Tops(tops.clone()));
+        }
+    }
+
+    fn own_tops(&self) -> Tops {
+        let objects = self.replication.local().tops(self.now, TOPS_MAX);
+        let names = self.names.tops(self.now, TOPS_MAX);
+        Tops {
+            objects: Few::of(objects.into_iter().map(|(key, amount)| Demand { key, amount })),
+            names: Few::of(names.into_iter().map(|(name, amount)| NameDemand { name: FewBytes::of(&name), amount })),
+        }
+    }
+
+    pub(super) fn requested_name(&mut self, name: &String) {
+        let bytes = name.as_bytes();
+        self.names.add(self.now, bytes[..bytes.len().min(NAME_MAX)].to_vec(), REQUEST);
+    }
+}
+
+/// Those whose turn it is, when everybody's comes once in `every` seconds.
+fn in_turn(peers: &[NodeId], tick: u64, every: usize) -> Vec<NodeId> {
+    let place = (tick % every as u64) as usize;
+    peers[peers.len() * place / every..peers.len() * (place + 1) / every].to_vec()
+}

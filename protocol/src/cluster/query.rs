@@ -1,0 +1,167 @@
+//! What the driver may ask at any time, without side effects.
+
+use alloc::collections::BTreeMap;
+use alloc::string::String;
+use alloc::vec::Vec;
+use core::net::SocketAddr;
+use core::time::Duration;
+
+use super::Cluster;
+use crate::health::Plan;
+use crate::identity::{Incarnation, Key, NodeId};
+use crate::message::Head;
+use crate::popularity::REQUEST;
+use crate::rendezvous::home;
+
+/// What a peer sends is kept when so much was asked for it here lately, in units of [`REQUEST`].
+const WORTH_KEEPING: u32 = 4 * REQUEST;
+/// What others said about demand is believed for so long.
+const TOPS_BELIEVED: Duration = Duration::from_secs(180);
+
+/// The site as this node sees it.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Status {
+    /// This node's present life.
+    pub incarnation: Incarnation,
+    /// What this node last told of itself.
+    pub head: Head,
+    /// Live members other than this node, in the order of their ids.
+    pub members: Vec<MemberStatus>,
+    /// Memory of what the peers hold, in bytes.
+    pub mirrors_bytes: usize,
+}
+
+/// One member as this node sees it.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct MemberStatus {
+    /// Who.
+    pub node: NodeId,
+    /// Where it says it can be reached.
+    pub address: Option<SocketAddr>,
+    /// Whether there is a connection on which it has said hello.
+    pub connected: bool,
+    /// What it last told of itself.
+    pub head: Option<Head>,
+    /// Whether what this node knows of its inventory is as its head says.
+    pub current: bool,
+    /// How often it did what no sound node does.
+    pub offences: u64,
+}
+
+impl Cluster {
+    /// Who this node is.
+    pub const fn own(&self) -> NodeId {
+        self.own
+    }
+
+    /// Whom to ask for `key`, best first, as far as is known; this node itself is not asked whether it has it.
+    ///
+    /// A hint: any of them may say that it does not have it, in 2 of 10,000 cases without having ever had it. No peer that is known
+    /// to be dead, unconnected or a liar is named. When all fail: [`super::Input::Claim`] with the last as `broken`.
+    pub fn plan(&self, key: Key) -> Plan {
+        let holders = self.mirrors.holders(key.short()).filter(|peer| self.is_usable(*peer));
+        let sources = self.health.sources(self.now, key, holders.map(|peer| (peer, self.load_of(peer))));
+        let wanted = self.replication.local().amount(self.now, &key) >= WORTH_KEEPING;
+        // The only other copy may go at any time, and one that leaves takes its copy with it.
+        let keep = wanted || sources.len() < 2;
+        Plan { sources, keep }
+    }
+
+    /// How many other live nodes probably hold `key`: for eviction, which drops duplicates first. Those that leave don't count.
+    pub fn copies_elsewhere(&self, key: Key) -> usize {
+        let stays = |peer: &NodeId| self.heads.of(*peer).is_some_and(|head| !head.draining);
+        self.mirrors.holders(key.short()).filter(|peer| self.is_live(*peer)).filter(stays).count()
+    }
+
+    /// The node that decides about `key`; this one when it is alone or leaves.
+    pub fn home_of(&self, key: Key) -> NodeId {
+        home(key, self.homes.iter().copied()).unwrap_or(self.own)
+    }
+
+    /// Live and connected members, the least loaded first, this node not among them: for lists handed to clients. With the address
+    /// that each tells of itself.
+    pub fn members_by_load(&self) -> Vec<(NodeId, Option<SocketAddr>)> {
+        let members = self.membership.live().values().filter(|contact| self.is_usable(contact.node));
+        let mut ranked: Vec<_> = members
+            .filter(|contact| self.heads.of(contact.node).is_none_or(|head| !head.draining))
+            .map(|contact| (self.load_of(contact.node), contact.node, contact.address))
+            .collect();
+        ranked.sort_unstable_by_key(|(load, node, _)| (*load, *node));
+        ranked.into_iter().map(|(_, node, address)| (node, address)).collect()
+    }
+
+    /// The package names most asked for in the whole site, most first, in units of [`REQUEST`].
+    pub fn popular_names(&self, count: usize) -> Vec<(String, u64)> {
+        let mut sums: BTreeMap<Vec<u8>, u64> = BTreeMap::new();
+        for (name, amount) in self.names.tops(self.now, count.max(64)) {
+            *sums.entry(name).or_default() += u64::from(amount);
+        }
+        for (tops, _) in self.tops.values().filter(|(_, at)| self.now.since(*at) < TOPS_BELIEVED) {
+            for demand in tops.names.iter() {
+                *sums.entry(demand.name.to_vec()).or_default() += u64::from(demand.amount);
+            }
+        }
+        most(sums, count).into_iter().map(|(name, sum)| (String::from_utf8_lossy(&name).into_owned(), sum)).collect()
+    }
+
+    /// The keys most asked for in the whole site, most first, in units of [`REQUEST`].
+    pub fn popular_keys(&self, count: usize) -> Vec<(Key, u64)> {
+        let mut sums: BTreeMap<Key, u64> = BTreeMap::new();
+        for (key, amount) in self.replication.local().tops(self.now, count.max(64)) {
+            *sums.entry(key).or_default() += u64::from(amount);
+        }
+        for (tops, _) in self.tops.values().filter(|(_, at)| self.now.since(*at) < TOPS_BELIEVED) {
+            for demand in tops.objects.iter() {
+                *sums.entry(demand.key).or_default() += u64::from(demand.amount);
+            }
+        }
+        most(sums, count)
+    }
+
+    /// The site as this node sees it.
+    pub fn status(&self) -> Status {
+        let member = |contact: &crate::membership::Contact| MemberStatus {
+            node: contact.node,
+            address: contact.address,
+            connected: self.peers.is_greeted(contact.node),
+            head: self.heads.of(contact.node).copied(),
+            current: self.mirrors.is_current(contact.node),
+            offences: self.peers.offences(contact.node),
+        };
+        Status {
+            incarnation: self.membership.own().incarnation,
+            head: self.head,
+            members: self.membership.live().values().map(member).collect(),
+            mirrors_bytes: self.mirrors.bytes(),
+        }
+    }
+
+    /// Another node that probably has `key`, for one who asks for it in vain. None when the asker seems to have it itself: then it
+    /// wants another version.
+    pub(super) fn holder_for(&self, asker: NodeId, key: Key) -> Option<NodeId> {
+        if self.mirrors.holds(asker, key.short()) {
+            return None;
+        }
+        if self.inventory.holds(key.short()) {
+            return Some(self.own);
+        }
+        self.plan(key).sources.first().map(|source| source.peer).filter(|peer| *peer != asker)
+    }
+
+    fn is_usable(&self, peer: NodeId) -> bool {
+        self.is_live(peer) && self.peers.is_greeted(peer)
+    }
+
+    fn load_of(&self, peer: NodeId) -> u8 {
+        self.heads.of(peer).map_or(0, |head| head.load)
+    }
+}
+
+fn most<K: Ord>(sums: BTreeMap<K, u64>, count: usize) -> Vec<(K, u64)> {
+    let mut sums: Vec<(K, u64)> = sums.into_iter().collect();
+    sums.sort_by(|(a, more), (b, less)| less.cmp(more).then_with(|| a.cmp(b)));
+    sums.truncate(count);
+    sums
+}
