@@ -1,0 +1,67 @@
+//! What must hold: of safety always, of liveness when the trouble has stopped.
+
+use std::collections::BTreeSet;
+
+use imirror_protocol::{Key, NodeId, Why};
+
+use crate::world::World;
+
+/// Every running node knows exactly the others of its island.
+pub fn members_agree(world: &World) -> bool {
+    let running = world.running();
+    running.iter().all(|number| {
+        let node = &world.nodes[*number];
+        let others: BTreeSet<NodeId> = running
+            .iter()
+            .filter(|other| *other != number && world.nodes[**other].island == node.island)
+            .map(|other| world.nodes[*other].id)
+            .collect();
+        let known = node.cluster.as_ref().map(|cluster| cluster.status().members);
+        known.is_some_and(|known| {
+            known.len() == others.len() && known.iter().all(|member| member.connected && others.contains(&member.node))
+        })
+    })
+}
+
+/// Every node knows the newest inventory of every other.
+pub fn inventories_agree(world: &World) -> bool {
+    let running = world.running();
+    running.iter().all(|number| {
+        let Some(cluster) = &world.nodes[*number].cluster else { return false };
+        cluster.status().members.iter().all(|member| {
+            let other = &world.nodes[world.index(member.node)];
+            let truth = other.cluster.as_ref().map(|cluster| cluster.status().head);
+            member.current && member.head.zip(truth).is_some_and(|(known, truth)| known.sequence == truth.sequence)
+        })
+    })
+}
+
+/// Every node but the holders themselves names only holders of `key`, and all of them where there are few.
+pub fn holders_known(world: &World, key: Key) -> bool {
+    let holders = world.data.holders(key);
+    let running: Vec<usize> = world.running();
+    let live: BTreeSet<NodeId> =
+        holders.iter().filter(|number| running.contains(number)).map(|number| world.nodes[*number].id).collect();
+    running.iter().all(|number| {
+        let node = &world.nodes[*number];
+        let Some(cluster) = &node.cluster else { return false };
+        let named: BTreeSet<NodeId> = cluster.plan(key).sources.iter().map(|source| source.peer).collect();
+        let expected: BTreeSet<NodeId> = live.iter().copied().filter(|id| *id != node.id).collect();
+        if expected.len() > 8 { named.is_subset(&expected) } else { named == expected }
+    })
+}
+
+/// All that has gone wrong that never may, in words.
+pub fn unsafe_things(world: &World) -> Vec<String> {
+    let mut wrongs = world.wrongs.clone();
+    for node in &world.nodes {
+        for (peer, why) in &node.complaints {
+            let culprit = &world.nodes[world.index(*peer)];
+            // A liar's own complaints are worth nothing.
+            if !culprit.liar && !node.liar && *why != Why::Version {
+                wrongs.push(format!("{:?} complained of a sound node: {why}", node.id));
+            }
+        }
+    }
+    wrongs
+}
