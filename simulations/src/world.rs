@@ -135,7 +135,7 @@ impl World {
             id: NodeId::of_public_key(&[seed.to_le_bytes(), (number as u64).to_le_bytes()].concat()),
             cluster: None,
             clock: rng.below(1 << 40),
-            lives: 1_000 + rng.below(1000),
+            lives: 1_000_000 + rng.below(1000),
             island: 0,
             frozen_until: 0,
             wake: None,
@@ -182,7 +182,7 @@ impl World {
     pub fn start(&mut self, number: usize) {
         let node = &mut self.nodes[number];
         assert!(node.cluster.is_none(), "it runs already");
-        node.lives += 1_000;
+        node.lives += 10_000;
         let now = Instant::from_micros(self.now + node.clock);
         let cluster = Cluster::new(node.config.clone(), node.id, Incarnation(node.lives), self.rng.next(), now);
         node.cluster = Some(cluster);
@@ -196,7 +196,7 @@ impl World {
 
     /// Starts a node whose wall clock has gone back since its last life.
     pub fn start_in_the_past(&mut self, number: usize) {
-        self.nodes[number].lives -= 5_000;
+        self.nodes[number].lives -= 50_000;
         self.start(number);
     }
 
