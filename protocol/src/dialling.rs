@@ -16,7 +16,10 @@ const UNKNOWN_MAX: usize = 256;
 /// Addresses in all.
 const ADDRESSES_MAX: usize = 8192;
 const FIRST_RETRY: Duration = Duration::from_millis(500);
-const LAST_RETRY: Duration = Duration::from_secs(30);
+/// For some minutes: a site that falls apart should soon be one again.
+const LATER_RETRY: Duration = Duration::from_secs(8);
+const PERSISTENT: u32 = 60;
+const LAST_RETRY: Duration = Duration::from_secs(60);
 /// A dial that the driver has not answered by then is taken for failed.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Addresses at which this node has met itself.
@@ -115,9 +118,21 @@ impl Dialling {
         let candidate = self.candidates.get_mut(&address)?;
         candidate.open = false;
         candidate.failures = candidate.failures.saturating_add(1);
-        let pause = (FIRST_RETRY * (1 << candidate.failures.min(8)) / 2).min(LAST_RETRY);
+        let pause = (FIRST_RETRY * (1 << candidate.failures.min(8)) / 2).min(LATER_RETRY);
+        let pause = if candidate.failures > PERSISTENT { LAST_RETRY } else { pause };
         candidate.next = now + random.jitter(pause);
         candidate.peer
+    }
+
+    /// `peer` has just been heard of as alive: what failed before is forgotten.
+    pub(crate) fn hurry(&mut self, now: Instant, own: NodeId, peer: NodeId) {
+        let next = now + courtesy(own, peer);
+        for candidate in self.candidates.values_mut().filter(|candidate| candidate.peer == Some(peer)) {
+            candidate.failures = 0;
+            if !candidate.open {
+                candidate.next = candidate.next.min(next);
+            }
+        }
     }
 
     /// A peer is not to be dialled before `until`.
@@ -217,7 +232,7 @@ mod tests {
         let (mut dialling, mut random) = (Dialling::default(), Random::seeded(1));
         dialling.discovered(at(0), OWN, address(1), None);
         let mut now = at(0);
-        for _ in 0..30 {
+        for _ in 0..100 {
             assert_eq!(dialling.due(now, |_| false), [address(1)]);
             dialling.failed(now, address(1), &mut random);
             let next = dialling.deadline(|_| false).unwrap();

@@ -55,6 +55,13 @@ pub(crate) enum Event {
     Rejoined(Incarnation),
 }
 
+/// What foca has said.
+enum Noted {
+    Event(Event),
+    /// A node has begun another life; whether either is the life of a live member is not said.
+    Renamed(Contact),
+}
+
 /// The membership state machine.
 pub(crate) struct Membership {
     foca: Foca<Contact, PacketCodec, Random, NoCustomBroadcast>,
@@ -72,7 +79,7 @@ struct Agenda {
     now: Instant,
     timers: BTreeMap<(Instant, u64), Timer<Contact>>,
     next_timer: u64,
-    events: Vec<Event>,
+    noted: Vec<Noted>,
     finding_out: bool,
 }
 
@@ -188,7 +195,7 @@ impl Membership {
     pub(crate) fn live_again(&mut self, now: Instant, contact: Contact) -> Vec<Event> {
         self.agenda.now = now;
         let _ = self.foca.change_identity(contact, &mut self.agenda);
-        self.agenda.events.push(Event::Rejoined(contact.incarnation));
+        self.agenda.noted.push(Noted::Event(Event::Rejoined(contact.incarnation)));
         self.events()
     }
 
@@ -239,25 +246,42 @@ impl Membership {
 
     /// Brings the copy of the live members up to date and hands the events out.
     fn events(&mut self) -> Vec<Event> {
-        let events = core::mem::take(&mut self.agenda.events);
-        for event in &events {
-            match event {
-                Event::Up(contact) => {
-                    self.strangers.remove(&contact.node);
-                    if let Some(old) = self.live.insert(contact.node, *contact) {
-                        self.sum ^= share_of_sum(&old);
-                    }
-                    self.sum ^= share_of_sum(contact);
+        let own = self.own().node;
+        let mut events = Vec::new();
+        for noted in core::mem::take(&mut self.agenda.noted) {
+            match noted {
+                // Of this node's own earlier lives it is only said here that they are over.
+                Noted::Event(Event::Up(Contact { node, .. }) | Event::Down(node, _)) if node == own => {}
+                Noted::Event(event) => {
+                    self.keep_up(&event);
+                    events.push(event);
                 }
-                Event::Down(node, _) => {
-                    if let Some(old) = self.live.remove(node) {
-                        self.sum ^= share_of_sum(&old);
+                // From death to death it is no news, from death to life an `Up` follows, from life to death a `Down`.
+                Noted::Renamed(new) if self.live.contains_key(&new.node) && new.node != own => {
+                    for event in [Event::Down(new.node, false), Event::Up(new)] {
+                        self.keep_up(&event);
+                        events.push(event);
                     }
                 }
-                Event::Send(..) | Event::Rejoined(_) => {}
+                Noted::Renamed(_) => {}
             }
         }
         events
+    }
+
+    fn keep_up(&mut self, event: &Event) {
+        let old = match event {
+            Event::Up(contact) => {
+                self.strangers.remove(&contact.node);
+                self.sum ^= share_of_sum(contact);
+                self.live.insert(contact.node, *contact)
+            }
+            Event::Down(node, _) => self.live.remove(node),
+            Event::Send(..) | Event::Rejoined(_) => None,
+        };
+        if let Some(old) = old {
+            self.sum ^= share_of_sum(&old);
+        }
     }
 }
 
@@ -311,20 +335,16 @@ impl foca::Runtime<Contact> for Agenda {
         let event = match notification {
             Notification::MemberUp(contact) => Event::Up(*contact),
             Notification::MemberDown(contact) => Event::Down(contact.node, self.finding_out),
-            Notification::Rename(_, new) => {
-                // Both lives are live or both dead; an Up follows where the new one alone lives.
-                self.events.push(Event::Down(new.node, false));
-                Event::Up(*new)
-            }
+            Notification::Rename(_, new) => return self.noted.push(Noted::Renamed(*new)),
             Notification::Rejoin(own) => Event::Rejoined(own.incarnation),
             Notification::Active | Notification::Idle | Notification::Defunct => return,
         };
-        self.events.push(event);
+        self.noted.push(Noted::Event(event));
     }
 
     fn send_to(&mut self, to: Contact, data: &[u8]) {
         debug_assert!(data.len() >= IDS, "every packet begins with two ids");
-        self.events.push(Event::Send(to.node, data[IDS.min(data.len())..].to_vec()));
+        self.noted.push(Noted::Event(Event::Send(to.node, data[IDS.min(data.len())..].to_vec())));
     }
 
     fn submit_after(&mut self, event: Timer<Contact>, after: Duration) {

@@ -36,16 +36,18 @@ pub fn inventories_agree(world: &World) -> bool {
     })
 }
 
-/// Every node but the holders themselves names only holders of `key`, and all of them where there are few.
+/// Every sound node names only holders of `key` as its sources, and all of them where there are few. Liars are left out.
 pub fn holders_known(world: &World, key: Key) -> bool {
     let holders = world.data.holders(key);
-    let running: Vec<usize> = world.running();
+    let running: Vec<usize> = world.running().into_iter().filter(|number| !world.nodes[*number].liar).collect();
+    let liars: BTreeSet<NodeId> = world.nodes.iter().filter(|node| node.liar).map(|node| node.id).collect();
     let live: BTreeSet<NodeId> =
         holders.iter().filter(|number| running.contains(number)).map(|number| world.nodes[*number].id).collect();
     running.iter().all(|number| {
         let node = &world.nodes[*number];
         let Some(cluster) = &node.cluster else { return false };
-        let named: BTreeSet<NodeId> = cluster.plan(key).sources.iter().map(|source| source.peer).collect();
+        let named: BTreeSet<NodeId> =
+            cluster.plan(key).sources.iter().map(|source| source.peer).filter(|peer| !liars.contains(peer)).collect();
         let expected: BTreeSet<NodeId> = live.iter().copied().filter(|id| *id != node.id).collect();
         if expected.len() > 8 { named.is_subset(&expected) } else { named == expected }
     })

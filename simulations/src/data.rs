@@ -33,6 +33,8 @@ pub struct Data {
     pub upstream_fetches: BTreeMap<Key, u64>,
     /// Downloads begun without the site's knowledge.
     pub alone: u64,
+    /// Downloads begun while another node that could be reached had it all, or was fetching it.
+    pub needless: u64,
     /// Questions about freshness that upstream was asked.
     pub questions: u64,
     /// Answers about freshness, of other nodes' asking.
@@ -236,6 +238,7 @@ impl World {
     }
 
     fn granted(&mut self, node: usize, key: Key, shared: bool) {
+        let needless = self.is_needless(node, key);
         let (ready_at, liar) = (self.now + self.laws.upstream_latency, self.nodes[node].liar);
         let Some(flight) = self.data.flights.get_mut(&(node, key)).filter(|flight| flight.source == Source::Asking)
         else {
@@ -248,7 +251,16 @@ impl World {
         if !liar {
             *self.data.upstream_fetches.entry(key).or_default() += 1;
             self.data.alone += u64::from(!shared);
+            self.data.needless += u64::from(needless);
         }
+    }
+
+    fn is_needless(&self, node: usize, key: Key) -> bool {
+        let fetches =
+            |other: usize| self.data.flights.get(&(other, key)).is_some_and(|flight| flight.source == Source::Upstream);
+        let sound = |other: usize| self.reaches(node, other) && self.responds(other) && !self.nodes[other].liar;
+        (0..self.nodes.len())
+            .any(|other| other != node && sound(other) && (self.data.holds(other, key) || fetches(other)))
     }
 
     /// Moves bytes for a moment.
@@ -350,7 +362,7 @@ impl World {
         }
         let (source, silent) = (flight.source, now.saturating_sub(flight.progress_at));
         match source {
-            Source::Asking if silent > CLAIM_ANSWERED => {
+            Source::Asking if silent > CLAIM_ANSWERED && self.awake_for(node, CLAIM_ANSWERED) => {
                 self.wrongs.push(format!("a claim of node {node} was not answered for {silent} µs at {now}"));
                 self.next_source(node, key, None);
             }

@@ -4,7 +4,9 @@
 
 pub mod checks;
 pub mod data;
+pub mod report;
 pub mod rng;
+pub mod scenarios;
 pub mod world;
 
 pub use world::{Laws, World};

@@ -261,6 +261,11 @@ impl World {
         self.nodes[number].cluster.is_some() && self.nodes[number].frozen_until <= self.now
     }
 
+    /// Whether a node has been awake for so long.
+    pub fn awake_for(&self, number: usize, micros: Micros) -> bool {
+        self.nodes[number].cluster.is_some() && self.nodes[number].frozen_until + micros <= self.now
+    }
+
     /// All that run.
     pub fn running(&self) -> Vec<usize> {
         (0..self.nodes.len()).filter(|number| self.nodes[*number].cluster.is_some()).collect()

@@ -279,9 +279,10 @@ impl Cluster {
             return;
         }
         self.departed.remove(&node);
+        self.dialling.hurry(self.now, self.own, node);
+        self.dial_at = self.now;
         if let Some(address) = address.filter(|address| is_of_use(*address)) {
             self.dialling.lives_at(self.now, self.own, node, address);
-            self.dial_at = self.now;
         }
         self.out.push(Output::MemberUp { peer: node, address });
         self.refresh_homes();

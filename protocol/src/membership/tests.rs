@@ -113,6 +113,32 @@ fn a_short_sleep_costs_nobody_the_membership() {
     assert_eq!(site.live(), [4; 5]);
 }
 
+/// What is said of lives that are over makes nobody a member: neither of others' nor of one's own.
+#[test]
+fn the_dead_do_not_rise_by_renaming() {
+    let mut node = Membership::new(contact(0, 5), Random::seeded(1));
+    for other in [0, 1] {
+        for life in [2, 3, 4] {
+            let belief = Belief { contact: contact(other, life), refutations: 0, state: State::Down };
+            let events = node.believe(Instant::default(), [belief], true);
+            assert!(!events.iter().any(|event| matches!(event, Event::Up(_))), "{events:?}");
+        }
+    }
+    assert!(node.live().is_empty());
+    let alive = Belief { contact: contact(1, 5), refutations: 0, state: State::Alive };
+    node.believe(Instant::default(), [alive], true);
+    assert_eq!(node.live().len(), 1);
+    let moved = Belief { contact: contact(1, 6), ..alive };
+    node.believe(Instant::default(), [moved], true);
+    assert_eq!(node.live()[&contact(1, 6).node].incarnation, Incarnation(6));
+    let mut fresh = Membership::new(contact(0, 5), Random::seeded(1));
+    fresh.believe(Instant::default(), [moved], true);
+    assert_eq!(node.sum(), fresh.sum());
+    let dead = Belief { contact: contact(1, 7), state: State::Down, ..alive };
+    node.believe(Instant::default(), [dead], true);
+    assert!(node.live().is_empty());
+}
+
 #[test]
 fn lists_of_liars_are_bounded() {
     let mut node = Membership::new(contact(0, 1), Random::seeded(1));
