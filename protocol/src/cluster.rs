@@ -44,6 +44,10 @@ use peers::Peers;
 const TICK: Duration = Duration::from_secs(1);
 /// Dials and questions that could not be made are thought over no more often.
 const RETHINK: Duration = Duration::from_millis(50);
+/// A node that has just started gives those it knows of so long to answer before it goes upstream: they may have it.
+const YOUTH: Duration = Duration::from_secs(1);
+/// Claims held meanwhile.
+const HELD_MAX: usize = 1024;
 /// Package names whose demand is counted.
 const NAMES_MAX: usize = 8192;
 
@@ -110,6 +114,11 @@ pub struct Cluster {
     health: Health,
 
     claims: Claims,
+    /// Claims of the first moments, and until when they are held back at most.
+    held: Vec<(Key, Option<NodeId>)>,
+    young_until: Instant,
+    /// Whether somebody has told this node who the members are.
+    introduced: bool,
     confirmations: Confirmations,
     replication: Replication,
     /// Copies that this node takes, with who asked for them.
@@ -162,6 +171,9 @@ impl Cluster {
             ask_at: now,
             health: Health::default(),
             claims: Claims::default(),
+            held: Vec::new(),
+            young_until: now + YOUTH,
+            introduced: false,
             confirmations: Confirmations::default(),
             replication: Replication::new(config.copies_max),
             copying: BTreeMap::new(),
@@ -198,6 +210,7 @@ impl Cluster {
             Some(self.dial_at),
             Some(self.ask_at),
             self.head_at,
+            (!self.held.is_empty()).then_some(self.young_until),
             self.membership.deadline(),
             self.heads.deadline(),
             self.claims.deadline(),
@@ -233,7 +246,7 @@ impl Cluster {
             Input::Load { load, room } => self.loaded(load, room),
             Input::Requested(key) => self.replication.requested(now, key),
             Input::RequestedName(name) => self.requested_name(&name),
-            Input::Claim { key, broken } => self.claims.claim(&scene, key, broken, &mut self.out),
+            Input::Claim { key, broken } => self.held.push((key, broken)),
             Input::Progress(key) => self.claims.progressed(now, key),
             Input::Ended { key, stored } => self.claims.ended(&scene, key, stored, &mut self.out),
             Input::Confirm { key, age } => self.confirmations.confirm(&scene, key, age, &mut self.out),
@@ -254,6 +267,7 @@ impl Cluster {
         let now = self.now;
         let events = self.membership.advance(now);
         self.digest(events);
+        self.claim();
         let scene = Scene { now, own: self.own, homes: &self.homes };
         self.claims.advance(&scene, &mut self.out);
         self.confirmations.advance(now, &mut self.out);
@@ -270,6 +284,31 @@ impl Cluster {
         if now >= self.ask_at {
             self.ask();
         }
+    }
+
+    /// Asks the homes, unless this node is so young that it can't know them yet.
+    fn claim(&mut self) {
+        if self.held.is_empty() || (self.is_young() && self.held.len() < HELD_MAX) {
+            return;
+        }
+        for (key, broken) in core::mem::take(&mut self.held) {
+            // Somebody may have turned out to have it since the node looked.
+            let known = broken.is_none().then(|| self.holder_for(self.own, key)).flatten();
+            let scene = Scene { now: self.now, own: self.own, homes: &self.homes };
+            match known {
+                Some(peer) => self.out.push(Output::Follow { key, peer }),
+                None => self.claims.claim(&scene, key, broken, &mut self.out),
+            }
+        }
+    }
+
+    /// Whether there are others, by all that this node has heard, of whom it does not know yet what they have.
+    fn is_young(&self) -> bool {
+        if self.now >= self.young_until || !self.dialling.is_hopeful() {
+            return false;
+        }
+        let unknown = |member: &NodeId| !self.peers.is_greeted(*member) || !self.mirrors.is_current(*member);
+        !self.introduced || self.membership.live().keys().any(unknown)
     }
 
     /// Once a second.

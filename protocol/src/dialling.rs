@@ -157,6 +157,11 @@ impl Dialling {
         });
     }
 
+    /// Whether there is an address at which nobody has failed to answer yet.
+    pub(crate) fn is_hopeful(&self) -> bool {
+        self.candidates.values().any(|candidate| candidate.failures == 0)
+    }
+
     /// The addresses at which `peer` may be reached.
     pub(crate) fn addresses_of(&self, peer: NodeId) -> Vec<SocketAddr> {
         self.candidates

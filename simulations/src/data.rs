@@ -18,6 +18,7 @@ const STALLED_GROWING: Micros = 2 * SECOND;
 const CLIENT_PATIENCE: Micros = SECOND;
 /// Cluster and home answer a claim within this, whatever happens.
 const CLAIM_ANSWERED: Micros = 200 * MILLI;
+const YOUTH: Micros = SECOND;
 const STORE: u64 = 100 << 30;
 
 /// The data plane of all nodes.
@@ -362,7 +363,7 @@ impl World {
         }
         let (source, silent) = (flight.source, now.saturating_sub(flight.progress_at));
         match source {
-            Source::Asking if silent > CLAIM_ANSWERED && self.awake_for(node, CLAIM_ANSWERED) => {
+            Source::Asking if silent > CLAIM_ANSWERED && self.awake_for(node, CLAIM_ANSWERED + YOUTH) => {
                 self.wrongs.push(format!("a claim of node {node} was not answered for {silent} µs at {now}"));
                 self.next_source(node, key, None);
             }

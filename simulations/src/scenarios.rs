@@ -94,29 +94,6 @@ impl Story {
         let took = self.world.run_until(limit, so);
         if took.is_none() {
             self.outcome.wrongs.push(format!("no {what} within {} s", limit.as_secs()));
-            if std::env::var_os("DEBUG").is_some() {
-                for n in self.world.running() {
-                    let c = self.world.nodes[n].cluster.as_ref().unwrap();
-                    let st = c.status();
-                    eprintln!(
-                        "{n} {:?} inc {:?} dup {} complaints {:?}",
-                        c.own(),
-                        st.incarnation,
-                        self.world.nodes[n].duplicates,
-                        self.world.nodes[n].complaints
-                    );
-                    for m in st.members {
-                        eprintln!(
-                            "    {} {:?} conn {} cur {} head {:?}",
-                            self.world.index(m.node),
-                            m.node,
-                            m.connected,
-                            m.current,
-                            m.head.map(|h| (h.epoch, h.beat, h.sequence))
-                        );
-                    }
-                }
-            }
         }
         took.unwrap_or(limit)
     }
@@ -334,6 +311,9 @@ pub fn rolling_upgrade(nodes: usize, seed: u64) -> Outcome {
             story.world.run(Duration::from_millis(400));
         }
         story.world.start(node);
+        // Its clients come back at once.
+        let wanted = keys[story.rng.below(10) as usize];
+        story.world.request(node, wanted);
         story.world.run(Duration::from_secs(2));
     }
     let fetches: u64 = story.world.data.upstream_fetches.values().sum();

@@ -61,6 +61,7 @@ pub struct Node {
     clock: Micros,
     /// Grows with every start.
     lives: u64,
+    started: Micros,
     /// Whom it can reach: nodes of the same island.
     pub island: u8,
     frozen_until: Micros,
@@ -136,6 +137,7 @@ impl World {
             cluster: None,
             clock: rng.below(1 << 40),
             lives: 1_000_000 + rng.below(1000),
+            started: 0,
             island: 0,
             frozen_until: 0,
             wake: None,
@@ -183,6 +185,7 @@ impl World {
         let node = &mut self.nodes[number];
         assert!(node.cluster.is_none(), "it runs already");
         node.lives += 10_000;
+        node.started = self.now;
         let now = Instant::from_micros(self.now + node.clock);
         let cluster = Cluster::new(node.config.clone(), node.id, Incarnation(node.lives), self.rng.next(), now);
         node.cluster = Some(cluster);
@@ -261,9 +264,10 @@ impl World {
         self.nodes[number].cluster.is_some() && self.nodes[number].frozen_until <= self.now
     }
 
-    /// Whether a node has been awake for so long.
+    /// Whether a node has run, and been awake, for so long.
     pub fn awake_for(&self, number: usize, micros: Micros) -> bool {
-        self.nodes[number].cluster.is_some() && self.nodes[number].frozen_until + micros <= self.now
+        let node = &self.nodes[number];
+        node.cluster.is_some() && node.frozen_until.max(node.started) + micros <= self.now
     }
 
     /// All that run.

@@ -76,7 +76,8 @@ pub enum Input {
     RequestedName(String),
 
     /// A key is needed from upstream, because no source of [`super::Cluster::plan`] has it or `broken`, the last one followed,
-    /// failed. Answered by [`crate::Output::Granted`] or [`crate::Output::Follow`], within 100 ms.
+    /// failed. Answered by [`crate::Output::Granted`] or [`crate::Output::Follow`], within 100 ms; in the first second
+    /// of a node's life, while it has not met the others it knows of, within 1.1 s.
     ///
     /// A new version of what is held already is claimed under a key of its own, say of the URL and the validator.
     Claim {

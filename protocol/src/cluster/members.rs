@@ -140,6 +140,8 @@ impl Cluster {
         self.digest(events);
         if hello.members != self.membership.sum() {
             self.send_list(from);
+        } else {
+            self.introduced = true;
         }
     }
 
@@ -186,6 +188,7 @@ impl Cluster {
 
     /// Somebody's list, or some of it.
     pub(super) fn listed(&mut self, from: NodeId, members: &[Member]) {
+        self.introduced |= members.iter().any(|member| member.node == from);
         let mut beliefs = Vec::with_capacity(members.len());
         for member in members {
             let own = self.membership.own().incarnation;

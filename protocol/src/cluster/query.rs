@@ -141,10 +141,11 @@ impl Cluster {
     /// Another node that probably has `key`, for one who asks for it in vain. None when the asker seems to have it itself: then it
     /// wants another version.
     pub(super) fn holder_for(&self, asker: NodeId, key: Key) -> Option<NodeId> {
-        if self.mirrors.holds(asker, key.short()) {
+        let own = self.inventory.holds(key.short());
+        if self.mirrors.holds(asker, key.short()) || (own && asker == self.own) {
             return None;
         }
-        if self.inventory.holds(key.short()) {
+        if own {
             return Some(self.own);
         }
         self.plan(key).sources.first().map(|source| source.peer).filter(|peer| *peer != asker)
