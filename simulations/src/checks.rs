@@ -1,25 +1,22 @@
 //! What must hold: of safety always, of liveness when the trouble has stopped.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use imirror_protocol::{Key, NodeId, Why};
 
 use crate::world::World;
 
-/// Every running node knows exactly the others of its island.
+/// Every running node knows exactly the others of its island, and is connected with all of them.
 pub fn members_agree(world: &World) -> bool {
-    let running = world.running();
-    running.iter().all(|number| {
+    let mut islands: BTreeMap<u8, BTreeSet<NodeId>> = BTreeMap::new();
+    for number in world.running() {
+        islands.entry(world.nodes[number].island).or_default().insert(world.nodes[number].id);
+    }
+    world.running().iter().all(|number| {
         let node = &world.nodes[*number];
-        let others: BTreeSet<NodeId> = running
-            .iter()
-            .filter(|other| *other != number && world.nodes[**other].island == node.island)
-            .map(|other| world.nodes[*other].id)
-            .collect();
-        let known = node.cluster.as_ref().map(|cluster| cluster.status().members);
-        known.is_some_and(|known| {
-            known.len() == others.len() && known.iter().all(|member| member.connected && others.contains(&member.node))
-        })
+        let Some(cluster) = &node.cluster else { return false };
+        let expected = islands[&node.island].iter().filter(|id| **id != node.id);
+        cluster.members().eq(expected.copied()) && cluster.members_by_load().len() == cluster.members().len()
     })
 }
 

@@ -35,6 +35,7 @@ pub type Scenario = fn(usize, u64) -> Outcome;
 /// All of them, by name.
 pub const ALL: &[(&str, Scenario)] = &[
     ("cold start", cold_start),
+    ("cold start by one address", cold_start_by_one_address),
     ("churn", churn),
     ("split and heal", split_and_heal),
     ("release day", release_day),
@@ -167,6 +168,18 @@ pub fn cold_start(nodes: usize, seed: u64) -> Outcome {
     story.world.run(Duration::from_secs(5));
     let gossip = story.idle_gossip(20);
     story.figure("idle gossip B/s/node", gossip);
+    story.end()
+}
+
+/// All nodes start at once and know nothing but one of them.
+pub fn cold_start_by_one_address(nodes: usize, seed: u64) -> Outcome {
+    let mut story = Story::new("cold start by one address", nodes, seed, Laws::default());
+    for node in 0..nodes {
+        story.world.configure(node, |config| config.seeds = vec![address(0)]);
+        story.world.start(node);
+    }
+    let took = story.expect("membership", Duration::from_secs(30), members_agree);
+    story.figure("membership s", took.as_secs_f64());
     story.end()
 }
 

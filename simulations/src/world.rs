@@ -293,14 +293,15 @@ impl World {
         self.now = end;
     }
 
-    /// Lets time pass until something is so, looking every 10 ms; `None` when it is not by the limit.
+    /// Lets time pass until something is so, looking every 10 ms at first and later less often; `None` when it is not by the limit.
     pub fn run_until(&mut self, limit: Duration, mut so: impl FnMut(&Self) -> bool) -> Option<Duration> {
         let begin = self.now;
         while !so(self) {
             if self.now - begin >= limit.as_micros() as Micros {
                 return None;
             }
-            self.run(Duration::from_millis(10));
+            let waited = self.now - begin;
+            self.run(Duration::from_micros((waited / 50).max(10 * MILLI)));
         }
         Some(Duration::from_micros(self.now - begin))
     }

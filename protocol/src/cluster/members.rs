@@ -296,6 +296,11 @@ impl Cluster {
             return;
         }
         self.departed.insert(node, self.now);
+        // While there is a connection it may only have slept, or the net between been cut: it is to hear that it is believed dead.
+        let contact = self.membership.beliefs().map(|belief| belief.contact).find(|contact| contact.node == node);
+        if let Some(contact) = contact.filter(|_| self.peers.is_greeted(node)) {
+            self.membership.met(self.now, contact);
+        }
         self.claims.gone(node);
         self.replication.gone(node);
         self.out.push(Output::MemberDown(node));

@@ -80,6 +80,11 @@ impl Cluster {
         home(key, self.homes.iter().copied()).unwrap_or(self.own)
     }
 
+    /// Live members other than this node, connected or not, in the order of their ids.
+    pub fn members(&self) -> impl ExactSizeIterator<Item = NodeId> {
+        self.membership.live().keys().copied()
+    }
+
     /// Live and connected members, the least loaded first, this node not among them: for lists handed to clients. With the address
     /// that each tells of itself.
     pub fn members_by_load(&self) -> Vec<(NodeId, Option<SocketAddr>)> {
