@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use imirror_protocol::{Key, NodeId, Why};
+use imirror_protocol::{Cluster, Key, NodeId, Status, Why};
 
 use crate::world::World;
 
@@ -22,14 +22,11 @@ pub fn members_agree(world: &World) -> bool {
 
 /// Every node knows the newest inventory of every other.
 pub fn inventories_agree(world: &World) -> bool {
-    let running = world.running();
-    running.iter().all(|number| {
-        let Some(cluster) = &world.nodes[*number].cluster else { return false };
-        cluster.status().members.iter().all(|member| {
-            let other = &world.nodes[world.index(member.node)];
-            let truth = other.cluster.as_ref().map(|cluster| cluster.status().head);
-            member.current && member.head.zip(truth).is_some_and(|(known, truth)| known.sequence == truth.sequence)
-        })
+    let status = |number: &usize| world.nodes[*number].cluster.as_ref().map(Cluster::status);
+    let all: Vec<Status> = world.running().iter().filter_map(status).collect();
+    let sequences: BTreeMap<NodeId, u64> = all.iter().map(|status| (status.head.node, status.head.sequence)).collect();
+    all.iter().flat_map(|status| &status.members).all(|member| {
+        member.current && member.head.is_some_and(|head| sequences.get(&member.node) == Some(&head.sequence))
     })
 }
 

@@ -438,7 +438,9 @@ impl World {
     }
 
     fn knows(&self, number: usize, id: u64) -> bool {
-        self.nodes[number].connections.values().flatten().any(|known| *known == id)
+        let Some(connection) = self.connections.get(&id) else { return false };
+        let other = connection.ends[usize::from(connection.ends[0] == number)];
+        self.nodes[number].connections.get(&self.nodes[other].id).is_some_and(|known| known.contains(&id))
     }
 
     fn happen(&mut self, event: Event) {
