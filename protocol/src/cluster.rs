@@ -335,3 +335,6 @@ impl Cluster {
         self.head.draining
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -16,7 +16,7 @@ pub fn members_agree(world: &World) -> bool {
         let node = &world.nodes[*number];
         let Some(cluster) = &node.cluster else { return false };
         let expected = islands[&node.island].iter().filter(|id| **id != node.id);
-        cluster.members().eq(expected.copied()) && cluster.members_by_load().len() == cluster.members().len()
+        cluster.members().eq(expected.copied()) && cluster.reachable().count() == cluster.members().len()
     })
 }
 

@@ -219,11 +219,7 @@ impl World {
     pub(crate) fn moved(&mut self, node: usize, output: Output) {
         match output {
             Output::Granted { key, shared } => self.granted(node, key, shared),
-            Output::Follow { key, peer } => {
-                if self.data.flights.get(&(node, key)).is_some_and(|flight| flight.source == Source::Asking) {
-                    self.follow(node, key, peer);
-                }
-            }
+            Output::Follow { key, peer } if self.asks(node, key) => self.follow(node, key, peer),
             Output::Copy { key, from } => {
                 if self.data.holds(node, key) || self.data.flights.contains_key(&(node, key)) {
                     let done = self.data.holds(node, key);
@@ -236,6 +232,10 @@ impl World {
             Output::Fresh { .. } => self.data.fresh += 1,
             _ => {}
         }
+    }
+
+    fn asks(&self, node: usize, key: Key) -> bool {
+        self.data.flights.get(&(node, key)).is_some_and(|flight| flight.source == Source::Asking)
     }
 
     fn granted(&mut self, node: usize, key: Key, shared: bool) {

@@ -268,10 +268,10 @@ pub fn release(nodes: usize, clients: usize, size: u64, seed: u64) -> Outcome {
     let wanted = key(1);
     story.world.publish(wanted, size);
     for client in 0..clients {
-        // Clients have lists, and the lists differ.
+        // Half of them have a list from some node, the others know one node.
         let first = story.rng.below(nodes as u64) as usize;
         let named = if client % 2 == 0 { story.world.nodes[first].cluster.as_ref() } else { None };
-        let node = named.and_then(|cluster| cluster.members_by_load().first().copied());
+        let node = named.and_then(|cluster| cluster.nodes_by_load(client as u64).first().copied());
         let node = node.map_or(first, |(id, _)| story.world.index(id));
         story.world.request(node, wanted);
         if client % nodes == 0 {

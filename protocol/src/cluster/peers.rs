@@ -21,8 +21,8 @@ const OFFENDERS_MAX: usize = 4096;
 const SAME_TIME: Duration = Duration::from_secs(3);
 /// Who has not said hello by then is not of use.
 const HELLO_PATIENCE: Duration = Duration::from_secs(5);
-/// So many offences within about a minute, and a peer is put aside.
-const OFFENCES_MAX: u32 = 4 * REQUEST;
+/// The fourth offence within some ten seconds, or the sixth within a minute, and a peer is put aside.
+const OFFENCES_MAX: u32 = 7 * REQUEST / 2;
 /// For so long.
 const ASIDE: Duration = Duration::from_secs(60);
 /// One that speaks another version is not dialled again for so long: it may have been upgraded then.

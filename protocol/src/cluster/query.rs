@@ -8,13 +8,15 @@ use core::time::Duration;
 
 use super::Cluster;
 use crate::health::Plan;
-use crate::identity::{Incarnation, Key, NodeId};
+use crate::identity::{Incarnation, Key, NodeId, affinity};
 use crate::message::Head;
 use crate::popularity::REQUEST;
 use crate::rendezvous::home;
 
 /// What a peer sends is kept when so much was asked for it here lately, in units of [`REQUEST`].
 const WORTH_KEEPING: u32 = 4 * REQUEST;
+/// Loads that differ by less are about equal: in finer steps all clients would go to the same node.
+const LOAD_STEP: u8 = 32;
 /// What others said about demand is believed for so long.
 const TOPS_BELIEVED: Duration = Duration::from_secs(180);
 
@@ -85,15 +87,24 @@ impl Cluster {
         self.membership.live().keys().copied()
     }
 
-    /// Live and connected members, the least loaded first, this node not among them: for lists handed to clients. With the address
-    /// that each tells of itself.
-    pub fn members_by_load(&self) -> Vec<(NodeId, Option<SocketAddr>)> {
-        let members = self.membership.live().values().filter(|contact| self.is_usable(contact.node));
-        let mut ranked: Vec<_> = members
-            .filter(|contact| self.heads.of(contact.node).is_none_or(|head| !head.draining))
+    /// Live members that are connected, in the order of their ids.
+    pub fn reachable(&self) -> impl Iterator<Item = NodeId> {
+        self.membership.live().keys().copied().filter(|peer| self.peers.is_greeted(*peer))
+    }
+
+    /// For lists handed to clients: live nodes that don't leave, this one too, the least loaded first; with the address that each
+    /// tells of itself. Of nodes about equally loaded each `client`, any number that tells clients apart, gets others first.
+    pub fn nodes_by_load(&self, client: u64) -> Vec<(NodeId, Option<SocketAddr>)> {
+        let stays = |node: NodeId| self.heads.of(node).is_none_or(|head| !head.draining);
+        let others =
+            self.membership.live().values().filter(|contact| self.is_usable(contact.node) && stays(contact.node));
+        let own = (self.head.load, self.own, self.config.addresses.first().copied());
+        let mut ranked: Vec<_> = others
             .map(|contact| (self.load_of(contact.node), contact.node, contact.address))
+            .chain((!self.draining()).then_some(own))
             .collect();
-        ranked.sort_unstable_by_key(|(load, node, _)| (*load, *node));
+        let order = |node: NodeId| affinity(node, Key(u128::from(client).to_le_bytes()));
+        ranked.sort_unstable_by_key(|(load, node, _)| (*load / LOAD_STEP, order(*node), *node));
         ranked.into_iter().map(|(_, node, address)| (node, address)).collect()
     }
 

@@ -1,0 +1,125 @@
+//! What one node alone makes of what it is told. How several get on with each other is told in `simulations`.
+
+use alloc::vec;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::message::Hello;
+use crate::output::Why;
+use crate::wire::Few;
+
+const PEER: NodeId = NodeId([9; 16]);
+const KEY: Key = Key([3; 16]);
+
+fn at(millis: u64) -> Instant {
+    Instant::from_micros(millis * 1000)
+}
+
+fn alone() -> Cluster {
+    Cluster::new(Config::default(), NodeId([1; 16]), Incarnation(5), 1, at(0))
+}
+
+fn outputs(cluster: &mut Cluster) -> Vec<Output> {
+    core::iter::from_fn(|| cluster.poll_output()).collect()
+}
+
+/// A node with one connection on which both have said hello.
+fn met() -> Cluster {
+    let mut cluster = alone();
+    let connection = ConnectionId(1);
+    cluster.handle(at(1), Input::Connected { peer: PEER, connection, address: None, dialled: false });
+    let hello = Hello {
+        version: VERSION,
+        oldest: VERSION_OLDEST,
+        incarnation: Incarnation(7),
+        addresses: Few::of([]),
+        yours: Incarnation(0),
+        members: 0,
+    };
+    cluster.handle(at(2), Input::Received { from: PEER, bytes: Message::Hello(hello).encode() });
+    outputs(&mut cluster);
+    cluster
+}
+
+#[test]
+fn a_lone_node_waits_for_nobody() {
+    let mut cluster = alone();
+    cluster.handle(at(0), Input::Claim { key: KEY, broken: None });
+    cluster.handle(at(0), Input::Confirm { key: KEY, age: Duration::ZERO });
+    let outputs = outputs(&mut cluster);
+    assert!(outputs.contains(&Output::Granted { key: KEY, shared: true }));
+    assert!(outputs.contains(&Output::AskUpstream(KEY)));
+    assert!(cluster.plan(KEY).sources.is_empty());
+}
+
+#[test]
+fn a_node_that_has_left_does_nothing_more() {
+    let mut cluster = met();
+    cluster.handle(at(10), Input::Leave);
+    assert!(outputs(&mut cluster).iter().any(|output| matches!(output, Output::Send { to: PEER, .. })));
+    cluster.handle(at(20), Input::Claim { key: KEY, broken: None });
+    assert_eq!((outputs(&mut cluster), cluster.poll_deadline()), (vec![], None));
+}
+
+#[test]
+fn one_that_does_not_say_hello_is_let_go() {
+    let mut cluster = alone();
+    let connection = ConnectionId(1);
+    cluster.handle(at(1), Input::Connected { peer: PEER, connection, address: None, dialled: false });
+    while let Some(deadline) = cluster.poll_deadline().filter(|deadline| *deadline < at(8000)) {
+        cluster.handle(deadline, Input::Tick);
+    }
+    assert!(outputs(&mut cluster).contains(&Output::Disconnect { peer: PEER, connection, why: Why::Silent }));
+}
+
+#[test]
+fn an_address_where_it_meets_itself_is_not_dialled_again() {
+    let mut cluster = alone();
+    let address = "192.0.2.1:3142".parse().unwrap();
+    cluster.handle(at(0), Input::Discovered { address, peer: None });
+    assert_eq!(outputs(&mut cluster), [Output::Dial(address)]);
+    let (peer, connection) = (cluster.own(), ConnectionId(1));
+    cluster.handle(at(1), Input::Connected { peer, connection, address: Some(address), dialled: true });
+    assert_eq!(outputs(&mut cluster), [Output::Disconnect { peer, connection, why: Why::Myself }]);
+    cluster.handle(at(2), Input::Discovered { address, peer: None });
+    cluster.handle(at(60_000), Input::Tick);
+    assert!(!outputs(&mut cluster).contains(&Output::Dial(address)));
+}
+
+#[test]
+fn time_that_goes_back_stands_still() {
+    let mut cluster = met();
+    cluster.handle(at(5000), Input::Tick);
+    cluster.handle(at(10), Input::Claim { key: KEY, broken: None });
+    assert!(cluster.poll_deadline() >= Some(at(5000)));
+}
+
+proptest! {
+    /// Of four packets the fourth at the latest is one too many: then there is silence.
+    #[test]
+    fn no_bytes_panic_and_who_sends_such_is_put_aside(packets in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..60), 1..40)) {
+        let mut cluster = met();
+        for (number, bytes) in packets.into_iter().enumerate() {
+            cluster.handle(at(10 + number as u64), Input::Received { from: PEER, bytes });
+        }
+        let outputs = outputs(&mut cluster);
+        let offences = outputs.iter().filter(|output| matches!(output, Output::Misbehaved { .. })).count();
+        let aside = outputs.iter().any(|output| matches!(output, Output::Disconnect { why: Why::PutAside, .. }));
+        prop_assert!(offences <= 4);
+        prop_assert_eq!(aside, offences == 4);
+    }
+
+    /// Sound messages with any contents, in any order, from one who is a member.
+    #[test]
+    fn no_messages_panic(kinds in prop::collection::vec((1u8..24, prop::collection::vec(any::<u8>(), 0..80)), 1..60)) {
+        let mut cluster = met();
+        for (number, (kind, body)) in kinds.into_iter().enumerate() {
+            let bytes = crate::wire::frame(kind, &body);
+            cluster.handle(at(10 + number as u64 * 3000), Input::Received { from: PEER, bytes });
+            let connection = ConnectionId(number as u64 + 2);
+            cluster.handle(at(11 + number as u64 * 3000), Input::Connected { peer: PEER, connection, address: None, dialled: true });
+            prop_assert!(outputs(&mut cluster).len() < 1000);
+        }
+    }
+}
