@@ -80,6 +80,10 @@ impl Cluster {
         self.claims.disconnected(now, peer);
         self.confirmations.disconnected(now, peer);
         self.refresh_homes();
+        if !self.is_live(peer) && !self.departed.contains_key(&peer) {
+            // It came and went without ever being a member: nothing is kept of such.
+            self.forget(peer);
+        }
     }
 
     fn disconnect(&mut self, peer: NodeId, why: Why) {
@@ -396,11 +400,15 @@ impl Cluster {
             .collect();
         for node in forgotten {
             self.departed.remove(&node);
-            self.heads.forget(node);
-            self.mirrors.forget(node);
-            self.health.forget(now, node);
-            self.tops.remove(&node);
+            self.forget(node);
         }
+    }
+
+    fn forget(&mut self, node: NodeId) {
+        self.heads.forget(node);
+        self.mirrors.forget(node);
+        self.health.forget(self.now, node);
+        self.tops.remove(&node);
     }
 }
 
