@@ -5,6 +5,7 @@
 mod bad_inputs;
 mod clients;
 mod decision_tree;
+mod disk;
 mod doors;
 mod flights;
 mod store;

@@ -27,6 +27,9 @@ use crate::os::tasks;
 /// Bytes between two records of what is there.
 const JOURNAL_EVERY: u64 = 8 * 1024 * 1024;
 
+/// Room for a download of unknown length is made in steps as long as what is there, up to this.
+const CLAIM_STEP: u64 = 8 * 1024 * 1024;
+
 /// See the module head.
 pub struct Growing {
     store: Store,
@@ -38,6 +41,8 @@ pub struct Growing {
     /// End of what is there from the start on.
     front: AtomicU64,
     journalled: AtomicU64,
+    /// Bytes that count as used for it.
+    claimed: AtomicU64,
     hashing: Mutex<Hashing>,
     sealed: Mutex<Option<(ObjectId, u64)>>,
     ended: AtomicBool,
@@ -68,9 +73,13 @@ impl Growing {
     pub(super) fn begin(store: &Store, plan: Plan) -> Result<Arc<Self>, Fault> {
         let path = store.files().partial(&plan.key);
         // A file that somebody may still be reading is never shortened: it loses its name.
-        let _ = fs::remove_file(&path);
-        let _ = fs::remove_file(store.files().journal(&plan.key));
         let error = |e: std::io::Error| Fault::disk(path.display(), &e);
+        for old in [&path, &store.files().journal(&plan.key)] {
+            match fs::remove_file(old) {
+                Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(error(e)),
+                _ => {}
+            }
+        }
         let file = options().create_new(true).open(&path).map_err(error)?;
         if let Some(total) = plan.total
             && let Err(e) = allocate(&file, total)
@@ -104,12 +113,14 @@ impl Growing {
 
     fn new(store: &Store, plan: Plan, file: File, present: Ranges) -> std::io::Result<Arc<Self>> {
         let mapping = plan.total.map(|total| Mapping::new(file.try_clone()?, total)).transpose()?;
-        store.grow(plan.total.unwrap_or_else(|| present.bytes()));
+        let claimed = plan.total.unwrap_or_else(|| present.bytes());
+        store.grow(claimed);
         let hashing = Hashing { digest: plan.digest.as_ref().map(|d| hasher(d.algorithm())), ..Hashing::default() };
         Ok(Arc::new(Self {
             store: store.clone(),
             front: AtomicU64::new(present.until(0)),
             journalled: AtomicU64::new(present.bytes()),
+            claimed: AtomicU64::new(claimed),
             present: Mutex::new(present),
             hashing: Mutex::new(hashing),
             sealed: Mutex::new(None),
@@ -135,17 +146,29 @@ impl Growing {
     /// Writes what has arrived and makes it visible to readers. Blocks.
     pub fn write_at(&self, offset: u64, bytes: &[u8]) -> Result<(), Fault> {
         let end = offset.saturating_add(bytes.len() as u64);
-        let limit = self.plan.total.unwrap_or_else(|| self.store.limit_bytes());
-        if end > limit {
-            return Err(Fault::new(Cause::TooLarge { limit }));
+        match self.plan.total {
+            Some(total) if end > total => return Err(Fault::new(Cause::TooLarge { limit: total })),
+            Some(_) => {}
+            None => self.claim(end)?,
         }
-        self.file.write_all_at(bytes, offset).map_err(|e| Fault::disk("writing a download", &e))?;
-        if self.plan.total.is_none() {
-            self.store.grow(bytes.len() as u64);
-        }
+        self.file
+            .write_all_at(bytes, offset)
+            .map_err(|e| Fault::disk("writing a download", &e))
+            .inspect_err(|fault| self.store.note(Some(fault)))?;
         let mut present = self.present();
         present.insert(offset..end);
         self.front.store(present.until(0), Ordering::Release);
+        Ok(())
+    }
+
+    /// Makes room up to `end`, in steps. For one writer.
+    fn claim(&self, end: u64) -> Result<(), Fault> {
+        let more = end.saturating_sub(self.claimed.load(Ordering::Relaxed));
+        if more > 0 {
+            let step = more.max(end.min(CLAIM_STEP));
+            self.store.more_room(step).inspect_err(|_| self.store.remember_misfit(self.plan.key, end + step))?;
+            self.claimed.fetch_add(step, Ordering::Relaxed);
+        }
         Ok(())
     }
 
@@ -186,7 +209,9 @@ impl Growing {
         }
         drop(hashing);
         if self.present_bytes() >= self.journalled.load(Ordering::Relaxed) + JOURNAL_EVERY {
-            self.write_journal()?;
+            let synced = self.sync()?;
+            // Without a record the download cannot be taken up after a kill: no reason to end it.
+            let _ = self.write_journal(synced);
         }
         Ok(())
     }
@@ -238,7 +263,9 @@ impl Growing {
     pub async fn publish(self: &Arc<Self>) -> Result<Arc<Entry>, Fault> {
         let growing = self.clone();
         let published = tasks::blocking("publish an object", move || growing.publish_now()).await;
-        let entry = published.unwrap_or_else(|panic| Err(Fault::internal(panic.to_string())))?;
+        let entry = published
+            .unwrap_or_else(|panic| Err(Fault::internal(panic.to_string())))
+            .inspect_err(|fault| self.store.note(Some(fault)))?;
         let (growing, synced) = (self.clone(), entry.clone());
         let settling = self.store.settling();
         tasks::blocking("sync an object", move || {
@@ -294,7 +321,10 @@ impl Growing {
             self.discard();
             return Ok(());
         }
-        self.write_journal()
+        if !self.has_its_name() {
+            return Ok(());
+        }
+        self.write_journal(self.sync()?)
     }
 
     /// Another download of the same key may have taken the name since.
@@ -303,13 +333,17 @@ impl Growing {
         matches!((named, self.file.metadata()), (Ok(a), Ok(b)) if a.ino() == b.ino() && a.dev() == b.dev())
     }
 
-    fn write_journal(&self) -> Result<(), Fault> {
+    /// What is on disk for certain: what arrives during the sync is for the next time.
+    fn sync(&self) -> Result<Ranges, Fault> {
+        let present = self.present().clone();
+        self.file.sync_data().map_err(|e| Fault::disk("syncing a download", &e))?;
+        Ok(present)
+    }
+
+    fn write_journal(&self, present: Ranges) -> Result<(), Fault> {
         if !self.has_its_name() {
             return Ok(());
         }
-        // Only what is on disk may be claimed: what arrives during the sync is for the next time.
-        let present = self.present().clone();
-        self.file.sync_data().map_err(|e| Fault::disk("syncing a download", &e))?;
         self.journalled.store(present.bytes(), Ordering::Relaxed);
         let (status, fields) = head_on_disk(&self.plan.head);
         let journal = Journal {
@@ -346,8 +380,7 @@ impl Growing {
 
 impl Drop for Growing {
     fn drop(&mut self) {
-        let grown = self.plan.total.unwrap_or_else(|| self.present().bytes());
-        self.store.shrink(grown);
+        self.store.shrink(self.claimed.load(Ordering::Relaxed));
     }
 }
 

@@ -28,10 +28,10 @@ pub use object::{Entry, Head, ObjectId, Plan};
 
 use crate::classify::KeyHash;
 use crate::config::CacheSize;
-use crate::fault::{Cause, Fault};
+use crate::fault::{Cause, Fault, Whose};
 use crate::os::clock::Clock;
 use crate::os::{disk, entropy, tasks};
-use eviction::Candidate;
+use eviction::{Candidate, Room};
 use files::Files;
 use index::{Change, Index, Superfluous};
 
@@ -41,11 +41,20 @@ const CHANGES_MAX: usize = 4096;
 /// How long the writer waits for more changes to write in the same batch.
 const BATCH_WAIT: Duration = Duration::from_millis(50);
 
-/// Statistics of an entry are written when they are this much newer than what is written.
+/// How often statistics of entries are written, and those of one at most.
 const TOUCH_EVERY: Duration = Duration::from_secs(60);
+
+/// Entries whose new statistics wait to be written; of more only the time of use in memory counts.
+const TOUCHED_MAX: usize = 65_536;
+
+/// How soon a batch that could not be written is tried again.
+const RETRY_WAIT: Duration = Duration::from_secs(2);
 
 /// Entries looked at to find those that go.
 const SAMPLE: usize = 64;
+
+/// Bodies of unknown length that are remembered as too long.
+const MISFITS: usize = 1024;
 
 /// What an open file in memory counts against `memory_size` (its page tables, list and bookkeeping).
 const OPEN_FILE_WEIGHT: u64 = 64 * 1024;
@@ -72,9 +81,11 @@ struct Inner {
     hot: quick_cache::sync::Cache<KeyHash, Hot, Weigh>,
     touched: Mutex<HashMap<KeyHash, Arc<Entry>>>,
     changes: Mutex<Option<SyncSender<Change>>>,
-    writer: Mutex<Option<std::thread::JoinHandle<()>>>,
+    writer: Mutex<Option<std::thread::JoinHandle<bool>>>,
     evicting: Mutex<()>,
     growing_bytes: AtomicU64,
+    /// Bodies of unknown length that did not fit, and how much of them had come.
+    misfits: quick_cache::sync::Cache<KeyHash, u64>,
     /// An object may be stored again while the last trace of it is being deleted.
     naming: Mutex<()>,
     /// Objects being synced hold a clone.
@@ -148,6 +159,7 @@ impl Store {
             writer: Mutex::default(),
             evicting: Mutex::default(),
             growing_bytes: AtomicU64::new(0),
+            misfits: quick_cache::sync::Cache::new(MISFITS),
             naming: Mutex::default(),
             settling: Arc::default(),
             size: options.size,
@@ -254,7 +266,7 @@ impl Store {
                 self.forget_hot(&entry.key);
                 self.change(Change::Put(Arc::new(updated)));
             }
-            _ => drop(self.touched().insert(entry.key, entry.clone())),
+            _ => self.note_touched(entry),
         }
     }
 
@@ -290,17 +302,50 @@ impl Store {
         Ok(keys.len() as u64)
     }
 
-    /// Begins a download. Blocks. Makes room first; `DiskFull` when there is none.
+    /// Begins a download. Blocks. Makes room first; `TooLarge` or `DiskFull` when there is none.
     pub fn begin(&self, plan: Plan) -> Result<Arc<Growing>, Fault> {
-        if let Some(total) = plan.total
-            && total > self.limit_bytes()
-        {
-            return Err(Fault::new(Cause::TooLarge { limit: self.limit_bytes() }));
-        }
-        self.make_room(plan.total.unwrap_or(0))?;
-        let began = Growing::begin(self, plan);
-        *self.degraded() = began.as_ref().err().map(ToString::to_string);
+        let _one_at_a_time = self.evicting();
+        let least = plan.total.or_else(|| self.0.misfits.get(&plan.key)).unwrap_or(0);
+        let began = self.make_room(least).and_then(|()| Growing::begin(self, plan));
+        self.note(began.as_ref().err());
         began
+    }
+
+    /// Room for so many bytes more of a download whose length was not known. Blocks.
+    fn more_room(&self, bytes: u64) -> Result<(), Fault> {
+        let _one_at_a_time = self.evicting();
+        let made = self.make_room(bytes);
+        self.note(made.as_ref().err());
+        made.map(|()| self.grow(bytes))
+    }
+
+    /// Something was written, or could not be: says so once when that begins or ends.
+    fn note(&self, fault: Option<&Fault>) {
+        if fault.is_some_and(|fault| fault.whose != Whose::Disk) {
+            return;
+        }
+        let reason = fault.map(ToString::to_string);
+        let before = std::mem::replace(&mut *self.degraded(), reason.clone());
+        match (before, reason) {
+            (None, Some(reason)) => tracing::error!(
+                "nothing new is stored, requests are passed on: {reason}; make room or mend {}",
+                self.0.files.root().display()
+            ),
+            (Some(_), None) => tracing::info!("what is new is stored again"),
+            _ => {}
+        }
+    }
+
+    /// Was the trouble with the disk mended meanwhile?
+    fn try_again(&self) {
+        if self.degraded().is_none() {
+            return;
+        }
+        let probe = self.0.files.path("partial").join("probe");
+        let written = files::write_whole(&probe, b"").map_err(|e| Fault::disk(probe.display(), &e));
+        let _ = std::fs::remove_file(&probe);
+        let _one_at_a_time = self.evicting();
+        self.note(written.and_then(|()| self.make_room(0)).err().as_ref());
     }
 
     /// What is left of an earlier download of this key. Blocks.
@@ -345,10 +390,9 @@ impl Store {
         while Arc::strong_count(&self.0.settling) > 1 {
             std::thread::sleep(Duration::from_millis(5));
         }
-        self.flush_touched();
         drop(self.0.changes.lock().unwrap_or_else(PoisonError::into_inner).take());
         let writer = self.0.writer.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let written = writer.is_none_or(|thread| thread.join().is_ok());
+        let written = writer.is_none_or(|thread| thread.join().unwrap_or(false));
         if written && !self.0.scanning.load(Ordering::Relaxed) {
             let _ = files::write_whole(&self.0.files.path("clean"), b"");
         }
@@ -407,6 +451,11 @@ impl Store {
         self.0.growing_bytes.fetch_add(by, Ordering::Relaxed);
     }
 
+    /// The content of this key, of unknown length, needs so much room at least.
+    fn remember_misfit(&self, key: KeyHash, least: u64) {
+        self.0.misfits.insert(key, least);
+    }
+
     fn shrink(&self, by: u64) {
         self.0.growing_bytes.fetch_sub(by, Ordering::Relaxed);
     }
@@ -424,7 +473,14 @@ impl Store {
         let written = entry.used_at();
         entry.touch(now);
         if now.since(written) > TOUCH_EVERY {
-            self.touched().insert(entry.key, entry.clone());
+            self.note_touched(entry);
+        }
+    }
+
+    fn note_touched(&self, entry: &Arc<Entry>) {
+        let mut touched = self.touched();
+        if touched.len() < TOUCHED_MAX {
+            touched.insert(entry.key, entry.clone());
         }
     }
 
@@ -439,28 +495,29 @@ impl Store {
         }
     }
 
-    fn flush_touched(&self) {
-        let touched = std::mem::take(&mut *self.touched());
-        for entry in touched.into_values() {
-            // Only what is still the entry of its key: a change in the meantime counts more.
-            if matches!(self.0.index.look_up(&entry.key), Ok(Some(known)) if known.object == entry.object) {
-                self.change(Change::Put(entry));
-            }
-        }
-    }
-
-    /// Evicts until `incoming` more bytes fit into the limit and the reserve of the file system stays free.
+    /// Evicts until `incoming` more bytes fit into the limit and the reserve of the file system stays free. Nothing goes for
+    /// what would not fit anyway.
     fn make_room(&self, incoming: u64) -> Result<(), Fault> {
-        let _one_at_a_time = self.0.evicting.lock().unwrap_or_else(PoisonError::into_inner);
         for _ in 0..10_000 {
-            let used =
-                self.0.index.bytes() + self.0.index.pending_size().1 + self.0.growing_bytes.load(Ordering::Relaxed);
-            let over = (used + incoming).saturating_sub(self.limit_bytes());
-            let space = disk::space(self.0.files.root()).map_err(|e| Fault::disk("the file system", &e))?;
-            let short = (incoming + space.reserve()).saturating_sub(space.free);
-            let needed = over.max(short);
+            let room = Room {
+                stored: self.0.index.bytes() + self.0.index.pending_size().1,
+                growing: self.0.growing_bytes.load(Ordering::Relaxed),
+                limit: self.limit_bytes(),
+                space: disk::space(self.0.files.root()).map_err(|e| Fault::disk("the file system", &e))?,
+            };
+            let needed = room.surplus(incoming);
             if needed == 0 {
                 return Ok(());
+            }
+            if needed > room.stored {
+                return Err(Fault::new(match room.most() {
+                    0 => {
+                        let (free, reserve) = (room.space.free, room.space.reserve());
+                        let detail = format!("{free} bytes are free, and {reserve} are always left to others");
+                        Cause::DiskFull { detail: detail.into() }
+                    }
+                    limit => Cause::TooLarge { limit },
+                }));
             }
             if self.evict(needed)? > 0 {
                 continue;
@@ -468,7 +525,7 @@ impl Store {
             // What is not on disk yet cannot be chosen.
             self.settle();
             if self.evict(needed)? == 0 {
-                let detail = format!("{needed} bytes are missing and nothing can be evicted");
+                let detail = format!("{needed} bytes are missing and nothing more can be evicted");
                 return Err(Fault::new(Cause::DiskFull { detail: detail.into() }));
             }
         }
@@ -521,6 +578,10 @@ impl Store {
         Ok(freed)
     }
 
+    fn evicting(&self) -> MutexGuard<'_, ()> {
+        self.0.evicting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn sweep_partials(&self) {
         let Ok(folder) = std::fs::read_dir(self.0.files.path("partial")) else { return };
         for file in folder.flatten() {
@@ -545,6 +606,38 @@ impl Store {
     }
 }
 
+/// What the writer's thread does.
+impl Store {
+    /// Writes a batch; false when it has to be tried again.
+    fn write(&self, batch: &[Change]) -> bool {
+        match self.0.index.commit(batch) {
+            Ok(superfluous) => {
+                self.0.delete(&superfluous);
+                true
+            }
+            Err(fault) => {
+                tracing::debug!(%fault, "a batch of changes was not written");
+                false
+            }
+        }
+    }
+
+    /// Writes the statistics of what was used or confirmed since, so that a kill forgets at most the last minute.
+    fn flush_touched(&self) {
+        let now = self.0.clock.now();
+        let touched: Vec<_> = {
+            let mut touched = self.touched();
+            let all = touched.values().cloned().map(Change::Touch).collect();
+            // `touch` will not note again what is in steady use.
+            touched.retain(|_, entry| now.since(entry.used_at()) <= TOUCH_EVERY);
+            all
+        };
+        for batch in touched.chunks(CHANGES_MAX) {
+            self.write(batch);
+        }
+    }
+}
+
 impl Inner {
     fn delete(&self, superfluous: &Superfluous) {
         let _naming = self.naming.lock().unwrap_or_else(PoisonError::into_inner);
@@ -559,11 +652,14 @@ impl Inner {
     }
 }
 
-/// The writer's thread: batches, until the store is closed or gone.
-fn write_changes(store: &std::sync::Weak<Inner>, queue: &Receiver<Change>) {
+/// The writer's thread: batches, and now and then statistics, until the store is closed or gone. Says whether all that
+/// look-ups see is on disk.
+fn write_changes(store: &std::sync::Weak<Inner>, queue: &Receiver<Change>) -> bool {
     let mut batch = Vec::new();
+    let mut failing = false;
+    let mut flushed_at = None;
     loop {
-        let ended = match queue.recv_timeout(TOUCH_EVERY) {
+        let ended = match queue.recv_timeout(if failing { RETRY_WAIT } else { TOUCH_EVERY }) {
             Ok(change) => {
                 batch.push(change);
                 std::thread::sleep(BATCH_WAIT);
@@ -573,22 +669,31 @@ fn write_changes(store: &std::sync::Weak<Inner>, queue: &Receiver<Change>) {
             Err(RecvTimeoutError::Timeout) => false,
             Err(RecvTimeoutError::Disconnected) => true,
         };
-        let Some(inner) = store.upgrade() else { return };
-        if !batch.is_empty() {
-            match inner.index.commit(&batch) {
-                Ok(superfluous) => {
-                    inner.delete(&superfluous);
-                    batch.clear();
-                }
-                Err(fault) => {
-                    tracing::error!(%fault, "the index cannot be written; trying again");
-                    let keep = batch.len().saturating_sub(CHANGES_MAX);
-                    batch.drain(..keep);
-                }
+        let Some(store) = store.upgrade().map(Store) else { return false };
+        let written = batch.is_empty() || store.write(&batch);
+        if written {
+            batch.clear();
+        } else {
+            let surplus = batch.len().saturating_sub(CHANGES_MAX);
+            batch.drain(..surplus);
+        }
+        if failing != !written {
+            failing = !written;
+            match failing {
+                true => tracing::error!("the index cannot be written; trying again until it can"),
+                false => tracing::info!("the index is written again"),
             }
         }
+        let now = store.0.clock.now();
+        if ended || now.since(*flushed_at.get_or_insert(now)) >= TOUCH_EVERY {
+            flushed_at = Some(now);
+            if written {
+                store.flush_touched();
+            }
+            store.try_again();
+        }
         if ended {
-            return;
+            return written;
         }
     }
 }
