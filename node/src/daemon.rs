@@ -1,5 +1,7 @@
 //! The running node: the only place that knows all parts. It puts them together, owns their tasks, and ends them in order.
 
+mod service;
+
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -46,7 +48,7 @@ pub fn run(config: Config) -> anyhow::Result<()> {
 
 async fn serve(config: Config) -> anyhow::Result<()> {
     net::raise_file_limit();
-    let signals = Signals::new()?;
+    let mut signals = Signals::new()?;
     let listener = net::listen_tcp(config.listen).with_context(|| {
         format!(
             "cannot listen on {}: is another imirror or apt-cacher-ng running? Choose another address with `listen` or IMIRROR_LISTEN",
@@ -71,14 +73,18 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     let store = parts.journey.store().clone();
     tasks::blocking("reconcile", move || store.reconcile());
     parts.greet();
-    let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
-    tasks::spawn("watchdog", watchdog());
+    service::ready();
+    let told = parts.clone();
+    tasks::spawn("service manager", service::keep_told(move || told.in_a_line()));
 
-    signals.wait(&parts).await;
-    let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
-    tracing::info!("stopping");
+    signals.stop(&parts).await;
+    service::stopping();
+    tracing::info!("stopping: clients have {} s to get the rest of their answers", FAREWELL.as_secs());
     stop.send_replace(true);
-    let _ = clients.await;
+    tokio::select! {
+        _ = tokio::time::timeout(FAREWELL, clients) => {}
+        () = signals.stop(&parts) => tracing::info!("stopping now: told so again"),
+    }
     parts.farewell().await;
     Ok(())
 }
@@ -141,14 +147,14 @@ impl Parts {
         std::net::SocketAddr::new(ip, self.config.listen.port()).to_string()
     }
 
-    /// Clients finish, flights are journalled, the index is written.
+    /// For the service manager.
+    fn in_a_line(&self) -> String {
+        service::line(&self.journey.store().usage(), self.journey.flights().status().len())
+    }
+
+    /// Flights are journalled, the index is written.
     async fn farewell(&self) {
-        let flights = self.journey.flights();
-        let deadline = tokio::time::Instant::now() + FAREWELL;
-        while flights.status().iter().any(|flight| flight.readers > 0) && tokio::time::Instant::now() < deadline {
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-        flights.suspend_all().await;
+        self.journey.flights().suspend_all().await;
         let store = self.journey.store().clone();
         let _ = tasks::blocking("close the store", move || store.close()).await;
         if let Some(log) = self.ledger.access_log() {
@@ -275,11 +281,15 @@ impl Operations for Parts {
 
 fn listen_control(path: &Path) -> anyhow::Result<UnixListener> {
     if let Some(folder) = path.parent() {
-        std::fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
+        std::fs::create_dir_all(folder).with_context(|| {
+            format!("cannot make {}: choose another place with --socket or IMIRROR_SOCKET", folder.display())
+        })?;
     }
     // The folder of the cache is locked: a socket that is left here is nobody's.
     let _ = std::fs::remove_file(path);
-    UnixListener::bind(path).with_context(|| format!("cannot make the control socket {}", path.display()))
+    net::listen_unix(path).with_context(|| {
+        format!("cannot make the control socket {}: choose another with --socket or IMIRROR_SOCKET", path.display())
+    })
 }
 
 async fn serve_control(listener: UnixListener, parts: Arc<Parts>, mut stopping: watch::Receiver<bool>) {
@@ -320,8 +330,8 @@ impl Signals {
         })
     }
 
-    /// Until the node is to stop.
-    async fn wait(mut self, parts: &Parts) {
+    /// Until the node is to stop; again, if it has been told before.
+    async fn stop(&mut self, parts: &Parts) {
         loop {
             tokio::select! {
                 _ = self.terminate.recv() => return,
@@ -333,14 +343,5 @@ impl Signals {
                 }
             }
         }
-    }
-}
-
-async fn watchdog() {
-    let Some(patience) = sd_notify::watchdog_enabled() else { return };
-    let mut tick = tokio::time::interval(patience / 2);
-    loop {
-        tick.tick().await;
-        let _ = sd_notify::notify(&[sd_notify::NotifyState::Watchdog]);
     }
 }

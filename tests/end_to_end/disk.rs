@@ -97,7 +97,7 @@ fn a_full_disk_is_said_once_and_recovered_from() {
     let bodies: Vec<Vec<u8>> = (0..6).map(|i| content(i, 300_000)).collect();
     let name = |i: usize| format!("/p{i}_1.deb");
     (0..3).for_each(|i| fetch(&origin, &node, &name(i), &bodies[i]));
-    while node.status()["cache"]["objects"] != 3 {}
+    node.wait_for_objects(3);
 
     node.namespace().shell("dd if=/dev/zero bs=1M of=\"$1\"/filler 2>/dev/null || :", &cache);
     (3..6).for_each(|i| fetch(&origin, &node, &name(i), &bodies[i]));
@@ -117,7 +117,7 @@ fn a_full_disk_is_said_once_and_recovered_from() {
     (3..6).for_each(|i| fetch(&origin, &node, &name(i), &bodies[i]));
     assert_eq!(origin.sent("_1.deb"), 9 * 300_000, "they have been stored now");
     assert_eq!((health(&node).0, said(&node, "what is new is stored again")), (200, 1), "{}", node.log());
-    while node.status()["cache"]["objects"] != 5 {}
+    node.wait_for_objects(5);
 }
 
 #[test]
@@ -126,7 +126,7 @@ fn a_disk_that_becomes_read_only_is_passed_by() {
     let cache = node.dir().join("cache");
     let bodies: Vec<Vec<u8>> = (0..3).map(|i| content(i, 300_000)).collect();
     fetch(&origin, &node, "/a_1.deb", &bodies[0]);
-    while node.status()["cache"]["objects"] != 1 {}
+    node.wait_for_objects(1);
     node.namespace().shell("mount --bind \"$1\" \"$1\"; mount -o remount,bind,ro \"$1\"", &cache);
     for _ in 0..2 {
         fetch(&origin, &node, "/a_1.deb", &bodies[0]);
@@ -157,11 +157,11 @@ fn an_index_that_could_not_be_written_recovers() {
     let bodies: Vec<Vec<u8>> = (0..3).map(|i| content(i, 300_000)).collect();
     let name = |i: usize| format!("/p{i}_1.deb");
     (0..2).for_each(|i| fetch(&origin, &node, &name(i), &bodies[i]));
-    while node.status()["cache"]["objects"] != 2 {}
+    node.wait_for_objects(2);
 
     limit("4096");
     assert!(node.command(&["purge", &origin.url(&name(0))]).status().unwrap().success());
-    while said(&node, "the index cannot be written") == 0 {}
+    node.wait_for_words("the index cannot be written");
     (0..3).for_each(|i| fetch(&origin, &node, &name(i), &bodies[i]));
     (0..3).for_each(|i| fetch(&origin, &node, &name(i), &bodies[i]));
     let sent: Vec<usize> = (0..3).map(|i| origin.sent(&name(i)) / 300_000).collect();
@@ -169,7 +169,7 @@ fn an_index_that_could_not_be_written_recovers() {
 
     limit("unlimited");
     (0..3).for_each(|i| fetch(&origin, &node, &name(i), &bodies[i]));
-    while node.status()["cache"]["objects"] != 3 {}
+    node.wait_for_objects(3);
     node.kill();
     node.run();
     (0..3).for_each(|i| fetch(&origin, &node, &name(i), &bodies[i]));

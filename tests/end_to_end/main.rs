@@ -8,4 +8,5 @@ mod decision_tree;
 mod disk;
 mod doors;
 mod flights;
+mod operations;
 mod store;

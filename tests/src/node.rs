@@ -152,6 +152,24 @@ impl Node {
         serde_json::from_slice(&shown.stdout).unwrap_or_else(|_| panic!("{shown:?}"))
     }
 
+    /// Waits until the index names so many objects.
+    pub fn wait_for_objects(&self, objects: u64) {
+        self.wait_for(|| self.status()["cache"]["objects"] == objects);
+    }
+
+    /// Waits until the log has these words.
+    pub fn wait_for_words(&self, words: &str) {
+        self.wait_for(|| self.log().contains(words));
+    }
+
+    fn wait_for(&self, done: impl Fn() -> bool) {
+        let deadline = Instant::now() + Duration::from_secs(30);
+        while !done() {
+            assert!(Instant::now() < deadline, "waited for in vain: {}", self.log());
+            std::thread::yield_now();
+        }
+    }
+
     /// Tells the process to stop; the caller looks whether it does.
     pub fn signal(&self, signal: &str) {
         assert!(Command::new("kill").arg(signal).arg(self.pid().to_string()).status().unwrap().success());

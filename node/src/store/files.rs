@@ -10,7 +10,7 @@
 //! ```
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write};
+use std::io::{self, ErrorKind, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
@@ -144,7 +144,7 @@ pub(super) fn open_plain(path: &Path) -> io::Result<File> {
     let file = OpenOptions::new().read(true).custom_flags(nofollow()).open(path)?;
     match file.metadata()?.is_file() {
         true => Ok(file),
-        false => Err(io::ErrorKind::InvalidInput.into()),
+        false => Err(ErrorKind::InvalidInput.into()),
     }
 }
 
@@ -165,8 +165,13 @@ fn make_dir(path: &Path) -> Result<(), Fault> {
 }
 
 fn cannot(what: &str, path: &Path, error: &io::Error) -> Fault {
-    let advice = "it must be writable for the user that runs imirror; see `[cache_dir]`";
-    Fault::disk(format!("cannot {what} {} ({advice})", path.display()), error)
+    let advice = match error.kind() {
+        ErrorKind::ReadOnlyFilesystem => "the file system is read-only: mount it for writing",
+        ErrorKind::AlreadyExists | ErrorKind::NotADirectory => "there is something that is not a folder: move it away",
+        ErrorKind::PermissionDenied => "give it to the user that runs imirror",
+        _ => "mend it",
+    };
+    Fault::disk(format!("cannot {what} {}: {advice}, or set `cache_dir` to another folder", path.display()), error)
 }
 
 #[cfg(test)]
