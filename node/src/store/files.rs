@@ -6,7 +6,7 @@
 //! objects/ab/<blake3>.<key>.entry  what the index knows of a key that names it
 //! partial/<key>                    a download in progress, or broken off
 //! partial/<key>.journal            what is there of it
-//! index.redb  lock  clean  format
+//! index.redb  lock  clean  format  scrub
 //! ```
 
 use std::fs::{self, File, OpenOptions};

@@ -409,3 +409,172 @@ fn hasher(algorithm: Algorithm) -> Box<dyn DynDigest + Send> {
         Algorithm::Sha512 => Box::new(sha2::Sha512::default()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::tests::{plan, store_in};
+    use proptest::prelude::*;
+    use sha2::Digest as _;
+
+    const URL: &str = "http://example.org/p";
+    const G: usize = GROUP as usize;
+
+    fn content(len: usize) -> Vec<u8> {
+        (0..len).map(|i| (i * 31 % 251) as u8 ^ (i >> 16) as u8).collect()
+    }
+
+    fn begin(dir: &tempfile::TempDir, total: Option<u64>, digest: Option<Digest>) -> Arc<Growing> {
+        store_in(dir).0.begin(Plan { digest, ..plan(URL, total) }).unwrap()
+    }
+
+    fn sha256(bytes: &[u8]) -> Digest {
+        Digest::new(Algorithm::Sha256, &sha2::Sha256::digest(bytes)).unwrap()
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(24))]
+        /// Pieces in any order, hashed now and then, with or without a known length: the name is the plain hash.
+        #[test]
+        fn the_name_is_the_hash_however_it_comes(
+            len in prop_oneof![Just(0), Just(1), Just(G - 1), Just(G), Just(G + 1), Just(2 * G), 1..5 * G],
+            known: bool,
+            order in any::<u64>(),
+        ) {
+            let dir = tempfile::tempdir().unwrap();
+            let content = content(len);
+            let growing = begin(&dir, known.then_some(len as u64), Some(sha256(&content)));
+            let mut pieces: Vec<_> = content.chunks(30_011).enumerate().collect();
+            pieces.sort_by_key(|(i, _)| blake3::hash(&(order ^ *i as u64).to_le_bytes()).as_bytes().to_vec());
+            for (i, piece) in pieces {
+                growing.write_at(i as u64 * 30_011, piece).unwrap();
+                growing.hash_available().unwrap();
+            }
+            prop_assert_eq!(growing.missing(0..len as u64), None);
+            let object = growing.seal(len as u64).unwrap();
+            prop_assert_eq!(object.0, *blake3::hash(&content).as_bytes());
+            prop_assert_eq!(&growing.bytes(0..len as u64).unwrap()[..], &content[..]);
+        }
+    }
+
+    #[test]
+    fn what_is_not_there_is_not_handed_out() {
+        for known in [true, false] {
+            let dir = tempfile::tempdir().unwrap();
+            let growing = begin(&dir, known.then_some(1000), None);
+            growing.write_at(100, &[1; 100]).unwrap();
+            growing.write_at(300, &[2; 100]).unwrap();
+            assert_eq!(
+                (growing.present_until(0), growing.present_until(150), growing.present_until(200)),
+                (0, 200, 200)
+            );
+            assert_eq!((growing.missing(0..1000), growing.missing(150..400)), (Some(0..100), Some(200..300)));
+            assert!(growing.bytes(0..150).is_err() && growing.bytes(150..201).is_err());
+            assert_eq!(growing.bytes(150..200).unwrap(), vec![1; 50]);
+            assert!(growing.seal(1000).is_err(), "there are gaps");
+            assert_eq!(growing.write_at(950, &[0; 51]).is_err(), known, "past the end");
+        }
+    }
+
+    #[test]
+    fn a_wrong_digest_is_seen_at_every_length() {
+        for len in [0, 1, G, G + 1, 3 * G] {
+            let dir = tempfile::tempdir().unwrap();
+            let content = content(len);
+            let growing = begin(&dir, Some(len as u64), Some(sha256(b"something else")));
+            growing.write_at(0, &content).unwrap();
+            growing.hash_available().unwrap();
+            let fault = growing.seal(len as u64).unwrap_err();
+            let Cause::WrongDigest { expected, got, .. } = fault.cause else { panic!("{fault}") };
+            assert_eq!((&*expected, &*got), (&*sha256(b"something else").to_string(), &*sha256(&content).to_string()));
+        }
+    }
+
+    #[tokio::test]
+    async fn what_was_not_sealed_is_not_published_and_leaves_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let (store, _) = store_in(&dir);
+        let growing = store.begin(Plan { digest: Some(sha256(b"")), ..plan(URL, Some(10)) }).unwrap();
+        growing.write_at(0, &[0; 10]).unwrap();
+        assert!(growing.seal(10).is_err());
+        assert!(growing.publish().await.is_err());
+        assert!(store.lookup(growing.plan().key).await.unwrap().is_none());
+        growing.discard();
+        assert_eq!(fs::read_dir(dir.path().join("partial")).unwrap().count(), 0);
+        // Who reads it still can.
+        assert_eq!(growing.bytes(0..10).unwrap(), vec![0; 10]);
+        drop(growing);
+        assert_eq!(store.usage().bytes, 0);
+    }
+
+    #[test]
+    fn a_reader_on_another_thread_sees_only_what_was_written() {
+        let content = content(5 * G + 17);
+        for known in [true, false] {
+            let dir = tempfile::tempdir().unwrap();
+            let growing = begin(&dir, known.then_some(content.len() as u64), None);
+            std::thread::scope(|scope| {
+                scope.spawn(|| {
+                    for (i, piece) in content.chunks(4099).enumerate() {
+                        growing.write_at(i as u64 * 4099, piece).unwrap();
+                    }
+                });
+                let mut at = 0;
+                while at < content.len() {
+                    let until = growing.present_until(at as u64) as usize;
+                    assert!(growing.bytes(at as u64..until as u64).unwrap() == content[at..until]);
+                    at = until;
+                }
+            });
+        }
+    }
+
+    #[test]
+    fn a_suspended_download_is_taken_up_where_it_was() {
+        let dir = tempfile::tempdir().unwrap();
+        let (store, _) = store_in(&dir);
+        let content = content(3 * G);
+        let growing = store.begin(Plan { digest: Some(sha256(&content)), ..plan(URL, Some(3 * GROUP)) }).unwrap();
+        growing.write_at(0, &content[..G + 5]).unwrap();
+        growing.write_at(2 * GROUP, &content[2 * G..]).unwrap();
+        growing.suspend().unwrap();
+        let key = growing.plan().key;
+        drop(growing);
+        let growing = store.take_up(key).unwrap();
+        assert_eq!(growing.missing(0..3 * GROUP), Some(GROUP + 5..2 * GROUP));
+        growing.write_at(GROUP + 5, &content[G + 5..2 * G]).unwrap();
+        assert_eq!(growing.seal(3 * GROUP).unwrap().0, *blake3::hash(&content).as_bytes());
+        growing.suspend().unwrap();
+        drop(growing);
+        // A torn record, another length, or no record: as if nothing had come.
+        let (journal, file) = (store.files().journal(&key), store.files().partial(&key));
+        let record = fs::read(&journal).unwrap();
+        for end in [0, 1, record.len() / 2, record.len() - 1] {
+            fs::write(&journal, &record[..end]).unwrap();
+            assert!(store.take_up(key).is_none(), "{end}");
+        }
+        fs::write(&journal, &record).unwrap();
+        assert!(store.take_up(key).is_some());
+        File::options().write(true).open(&file).unwrap().set_len(GROUP).unwrap();
+        assert!(store.take_up(key).is_none());
+        fs::remove_file(&journal).unwrap();
+        assert!(store.take_up(key).is_none());
+    }
+
+    #[tokio::test]
+    async fn a_newer_download_of_the_same_key_wins() {
+        let dir = tempfile::tempdir().unwrap();
+        let (store, _) = store_in(&dir);
+        let older = store.begin(plan(URL, Some(10))).unwrap();
+        older.write_at(0, &[1; 10]).unwrap();
+        older.seal(10).unwrap();
+        let newer = store.begin(plan(URL, Some(10))).unwrap();
+        newer.write_at(0, &[2; 10]).unwrap();
+        newer.seal(10).unwrap();
+        assert!(older.publish().await.is_err());
+        older.discard();
+        let entry = newer.publish().await.unwrap();
+        assert_eq!(store.open_blob(&entry).await.unwrap().bytes(0..10).await.unwrap(), vec![2; 10]);
+        assert_eq!(older.bytes(0..10).unwrap(), vec![1; 10], "its readers are not disturbed");
+    }
+}

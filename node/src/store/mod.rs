@@ -11,6 +11,9 @@ mod growing;
 mod index;
 mod object;
 mod ranges;
+mod scrub;
+#[cfg(test)]
+mod tests;
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -82,6 +85,8 @@ struct Inner {
     touched: Mutex<HashMap<KeyHash, Arc<Entry>>>,
     changes: Mutex<Option<SyncSender<Change>>>,
     writer: Mutex<Option<std::thread::JoinHandle<bool>>>,
+    /// Dropping the sender ends the thread.
+    scrubber: Mutex<Option<(SyncSender<()>, std::thread::JoinHandle<()>)>>,
     evicting: Mutex<()>,
     growing_bytes: AtomicU64,
     /// Bodies of unknown length that did not fit, and how much of them had come.
@@ -157,6 +162,7 @@ impl Store {
             touched: Mutex::default(),
             changes: Mutex::new(Some(changes)),
             writer: Mutex::default(),
+            scrubber: Mutex::default(),
             evicting: Mutex::default(),
             growing_bytes: AtomicU64::new(0),
             misfits: quick_cache::sync::Cache::new(MISFITS),
@@ -175,6 +181,13 @@ impl Store {
             .spawn(move || write_changes(&weak, &queue))
             .map_err(|e| Fault::disk("cannot start the index's thread", &e))?;
         *store.0.writer.lock().unwrap_or_else(PoisonError::into_inner) = Some(writer);
+        let weak = Arc::downgrade(&store.0);
+        let (keep_on, stop) = sync_channel(0);
+        let scrubber = std::thread::Builder::new()
+            .name("scrub".into())
+            .spawn(move || scrub::run(&weak, &stop))
+            .map_err(|e| Fault::disk("cannot start the thread that reads everything again", &e))?;
+        *store.0.scrubber.lock().unwrap_or_else(PoisonError::into_inner) = Some((keep_on, scrubber));
         Ok(store)
     }
 
@@ -387,6 +400,10 @@ impl Store {
 
     /// Writes what is pending and marks the stop as clean. Blocks.
     pub fn close(&self) {
+        if let Some((keep_on, scrubber)) = self.0.scrubber.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            drop(keep_on);
+            let _ = scrubber.join();
+        }
         while Arc::strong_count(&self.0.settling) > 1 {
             std::thread::sleep(Duration::from_millis(5));
         }

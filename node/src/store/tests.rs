@@ -1,0 +1,104 @@
+//! Tests of the store as a whole, and what the tests of its parts are made of.
+
+use tempfile::TempDir;
+
+use super::*;
+use crate::classify::{Class, Url};
+use crate::os::clock::Timestamp;
+
+pub(super) fn options(dir: &TempDir, clock: &Clock) -> Options {
+    let size = CacheSize::Bytes(64 << 20);
+    Options { dir: dir.path().to_owned(), size, memory_size: 1 << 20, clock: clock.clone() }
+}
+
+/// A store at a time that stands still.
+pub(super) fn store_in(dir: &TempDir) -> (Store, Clock) {
+    let clock = Clock::manual(Timestamp(1_000_000_000_000));
+    (Store::open(options(dir, &clock)).unwrap(), clock)
+}
+
+pub(super) fn plan(url: &str, total: Option<u64>) -> Plan {
+    let url = Url::parse(url).unwrap();
+    let head = Head { status: http::StatusCode::OK, fields: http::HeaderMap::new() };
+    Plan { key: url.key_hash(), url, class: Class::Package, head, total, digest: None }
+}
+
+/// Stores a content.
+pub(super) async fn put(store: &Store, url: &str, content: &[u8]) -> Arc<Entry> {
+    let growing = store.begin(plan(url, Some(content.len() as u64))).unwrap();
+    growing.write_at(0, content).unwrap();
+    growing.hash_available().unwrap();
+    growing.seal(content.len() as u64).unwrap();
+    growing.publish().await.unwrap()
+}
+
+pub(super) fn key(url: &str) -> KeyHash {
+    Url::parse(url).unwrap().key_hash()
+}
+
+/// Changes a byte of a stored object, as a failing disk would.
+pub(super) fn flip(store: &Store, url: &str, at: u64) {
+    use std::os::unix::fs::FileExt;
+    let entry = store.0.index.look_up(&key(url)).unwrap().unwrap();
+    let file = File::options().read(true).write(true).open(store.0.files.object(&entry.object)).unwrap();
+    let mut byte = [0];
+    file.read_exact_at(&mut byte, at).unwrap();
+    file.write_all_at(&[!byte[0]], at).unwrap();
+}
+
+const A: &str = "http://example.org/a";
+const B: &str = "http://example.org/b";
+
+#[tokio::test]
+async fn use_is_written_while_the_store_is_open() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, clock) = store_in(&dir);
+    for url in [A, B] {
+        put(&store, url, &[7; 1000]).await;
+    }
+    store.settle();
+    let on_disk = |url: &str| store.0.index.look_up(&key(url)).unwrap().unwrap();
+    for _ in 0..10 {
+        clock.advance(Duration::from_secs(61));
+        assert!(store.lookup_hot(&key(A)).is_some());
+    }
+    let entry = store.lookup(key(B)).await.unwrap().unwrap();
+    store.confirm(&entry, None);
+    assert_eq!(on_disk(A).uses(), 1, "not yet");
+    store.flush_touched();
+    assert_eq!((on_disk(A).uses(), on_disk(A).used_at()), (11, clock.now()));
+    assert_eq!(on_disk(B).confirmed_at(), clock.now());
+    // What is used all the time is not noted anew, and written all the same.
+    store.lookup_hot(&key(A)).unwrap();
+    store.flush_touched();
+    assert_eq!(on_disk(A).uses(), 12);
+    // What has been idle is let go, and what is gone does not come back.
+    clock.advance(Duration::from_secs(61));
+    store.flush_touched();
+    assert!(store.touched().is_empty());
+    store.lookup_hot(&key(A)).unwrap();
+    store.0.index.commit(&[Change::Remove(key(A))]).unwrap();
+    store.flush_touched();
+    assert!(store.0.index.look_up(&key(A)).unwrap().is_none());
+    assert_eq!(store.usage().objects, 1);
+}
+
+#[tokio::test]
+async fn room_is_claimed_before_it_is_used() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, _) = store_in(&dir);
+    let first = store.begin(plan(A, Some(40 << 20))).unwrap();
+    let too_large = store.begin(plan(B, Some(40 << 20))).err().unwrap();
+    assert_eq!(too_large.cause, Cause::TooLarge { limit: 24 << 20 });
+    // Of unknown length: it begins, and ends where there is no more room.
+    let second = store.begin(plan(B, None)).unwrap();
+    let piece = vec![1; 1 << 20];
+    let written = (0..40).find_map(|i| second.write_at(i << 20, &piece).err().map(|fault| (i, fault)));
+    let (pieces, fault) = written.unwrap();
+    assert!((16..=24).contains(&pieces) && matches!(fault.cause, Cause::TooLarge { .. }), "{pieces} {fault}");
+    drop(second);
+    assert!(store.begin(plan(B, None)).is_err(), "it is known now");
+    drop(first);
+    assert!(store.begin(plan(B, None)).is_ok());
+    assert!(store.usage().degraded.is_none(), "nothing is wrong with the disk");
+}
