@@ -9,6 +9,7 @@
 //! index.redb  lock  clean  format  scrub
 //! ```
 
+use std::collections::HashSet;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
@@ -82,7 +83,7 @@ impl Files {
         write_whole(&self.entry(&entry.object, &entry.key), &sealed(&bytes))
     }
 
-    /// All entries that lie beside objects whose files are there, with the paths of what is neither.
+    /// All entries that lie beside objects whose files are there; others are removed.
     pub(super) fn scan(&self, mut each: impl FnMut(Entry)) -> io::Result<()> {
         for first in fs::read_dir(self.path("objects"))? {
             for file in fs::read_dir(first?.path())? {
@@ -104,6 +105,23 @@ impl Files {
         Ok(())
     }
 
+    /// Removes objects that no entry lies beside: a kill came between the removal of both. `lock` keeps new ones from coming;
+    /// it is held only for folders where there seem to be some.
+    pub(super) fn remove_orphans<G>(&self, lock: impl Fn() -> G) -> io::Result<()> {
+        for folder in fs::read_dir(self.path("objects"))? {
+            let folder = folder?.path();
+            if orphans(&folder)?.is_empty() {
+                continue;
+            }
+            // An entry may have come while the folder was read: only what is seen now counts.
+            let _locked = lock();
+            for orphan in orphans(&folder)? {
+                fs::remove_file(orphan)?;
+            }
+        }
+        Ok(())
+    }
+
     /// Renames what cannot be used, once; an older one set aside before is removed.
     pub(super) fn set_aside(&self, names: &[&str]) -> Result<(), Fault> {
         for name in names {
@@ -117,6 +135,20 @@ impl Files {
         }
         Ok(())
     }
+}
+
+/// Objects and their lists in a folder that no entry names.
+fn orphans(folder: &Path) -> io::Result<Vec<PathBuf>> {
+    let paths = fs::read_dir(folder)?.map(|file| Ok(file?.path())).collect::<io::Result<Vec<_>>>()?;
+    let (entries, others): (Vec<_>, Vec<_>) =
+        paths.into_iter().partition(|path| path.extension().is_some_and(|extension| extension == "entry"));
+    // `<blake3>.<key>.entry`
+    let named: HashSet<_> = entries.iter().filter_map(|path| Path::new(path.file_stem()?).file_stem()).collect();
+    let is_ours = |path: &PathBuf| path.extension().is_none_or(|extension| extension == "groups");
+    Ok(others
+        .into_iter()
+        .filter(|path| is_ours(path) && path.file_stem().is_some_and(|object| !named.contains(object)))
+        .collect())
 }
 
 /// Appends a check sum.

@@ -203,6 +203,7 @@ impl Store {
                 self.change(Change::Put(Arc::new(entry)));
             }
         });
+        let scanned = scanned.and_then(|()| self.0.files.remove_orphans(|| self.naming()));
         if let Err(error) = scanned {
             tracing::warn!(%error, "the store's folder cannot be scanned");
         }

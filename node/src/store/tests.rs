@@ -102,3 +102,32 @@ async fn room_is_claimed_before_it_is_used() {
     assert!(store.begin(plan(B, None)).is_ok());
     assert!(store.usage().degraded.is_none(), "nothing is wrong with the disk");
 }
+
+#[tokio::test]
+async fn after_a_kill_what_nothing_names_is_removed() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, clock) = store_in(&dir);
+    let kept = put(&store, A, &[1; 200_000]).await;
+    put(&store, "http://example.org/same", &[1; 200_000]).await;
+    let orphan = put(&store, B, &[2; 200_000]).await;
+    store.settle();
+    let files = store.0.files.clone();
+    // As a kill leaves it: no mark of a clean stop, and of one object the entry is gone.
+    drop(store);
+    std::fs::remove_file(files.entry(&orphan.object, &orphan.key)).unwrap();
+    std::fs::remove_file(files.path("index.redb")).unwrap();
+    let store = loop {
+        // The threads of the one before let go of the folder.
+        match Store::open(options(&dir, &clock)) {
+            Ok(store) => break store,
+            Err(_) => std::thread::yield_now(),
+        }
+    };
+    store.reconcile();
+    assert!(!files.object(&orphan.object).exists() && !files.values(&orphan.object).exists());
+    store.settle();
+    assert_eq!(store.usage().objects, 1);
+    let entry = store.lookup(key(A)).await.unwrap().unwrap();
+    assert_eq!(entry.object, kept.object);
+    assert_eq!(store.open_blob(&entry).await.unwrap().len(), 200_000);
+}
