@@ -3,7 +3,7 @@
 mod service;
 
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::Context;
@@ -31,7 +31,7 @@ use crate::ledger::{AccessLog, Ledger, metrics};
 use crate::os::clock::{Clock, Timestamp};
 use crate::os::{net, tasks};
 use crate::repos::Configured;
-use crate::store::{self, Entry, Store};
+use crate::store::{self, Entry, Store, VerifyReport};
 use crate::upstream::{Own, Upstreams};
 
 /// After a stop was asked for, clients have this long to get the rest of their answers.
@@ -97,6 +97,8 @@ struct Parts {
     ledger: Arc<Ledger>,
     repos: Arc<Configured>,
     journey: Journey,
+    /// What `verify` has found so far, since it was last begun.
+    verifying: Arc<Mutex<Option<Verify>>>,
 }
 
 impl Parts {
@@ -120,7 +122,7 @@ impl Parts {
         let options = Options { name: config.name.clone(), freshness: config.freshness.clone() };
         let journey = Journey::new(options, store, flights, upstreams, ledger.clone(), clock.clone())?;
         let repos = Arc::new(Configured::new(&config.repos)?);
-        Ok(Arc::new(Self { started: clock.now(), config, clock, ledger, repos, journey }))
+        Ok(Arc::new(Self { started: clock.now(), config, clock, ledger, repos, journey, verifying: Arc::default() }))
     }
 
     /// What a new user has to know, in three lines (R1).
@@ -265,17 +267,39 @@ impl Operations for Parts {
         })
     }
 
-    fn verify(&self) -> BoxFuture<'_, Result<Verify, Fault>> {
-        Box::pin(async move {
-            let report = self.journey.store().verify(|_| {}).await?;
-            Ok(Verify {
+    fn begin_verify(&self) -> Verify {
+        let mut verifying = self.verifying.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(under_way) = verifying.filter(|verify| !verify.finished) {
+            return under_way;
+        }
+        let store = self.journey.store().clone();
+        let begun = Verify { objects_total: store.usage().objects, ..Verify::default() };
+        *verifying = Some(begun);
+        let shared = self.verifying.clone();
+        tasks::spawn("verify", async move {
+            let tell = move |verify| *shared.lock().unwrap_or_else(PoisonError::into_inner) = Some(verify);
+            let so_far = move |report: &VerifyReport| Verify {
                 objects: report.checked,
-                objects_total: report.checked,
+                objects_total: begun.objects_total.max(report.checked),
                 bytes: report.bytes,
                 dropped: report.damaged.len() as u64,
-                finished: true,
-            })
-        })
+                ..Verify::default()
+            };
+            let progress = tell.clone();
+            let end = match store.verify(move |report| progress(so_far(report))).await {
+                Ok(report) => Verify { objects_total: report.checked, finished: true, ..so_far(&report) },
+                Err(fault) => {
+                    tracing::error!(%fault, "not everything could be verified");
+                    Verify { finished: true, failed: true, ..begun }
+                }
+            };
+            tell(end);
+        });
+        begun
+    }
+
+    fn verify(&self) -> Option<Verify> {
+        *self.verifying.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
