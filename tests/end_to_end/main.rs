@@ -10,3 +10,4 @@ mod doors;
 mod flights;
 mod operations;
 mod store;
+mod tidy;
