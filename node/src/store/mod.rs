@@ -29,7 +29,7 @@ pub use object::{Entry, Head, ObjectId, Plan};
 use crate::classify::KeyHash;
 use crate::config::CacheSize;
 use crate::fault::{Cause, Fault};
-use crate::os::clock::Clock;
+use crate::os::clock::{Clock, Timestamp};
 use crate::os::{disk, entropy, tasks};
 use eviction::Candidate;
 use files::Files;
@@ -185,9 +185,9 @@ impl Store {
     }
 
     /// What is hot, without touching the disk.
-    pub fn lookup_hot(&self, key: &KeyHash) -> Option<(Arc<Entry>, Arc<Blob>)> {
+    pub fn lookup_hot(&self, key: &KeyHash, now: Timestamp) -> Option<(Arc<Entry>, Arc<Blob>)> {
         let hot = self.0.hot.get(key)?;
-        self.touch(&hot.entry);
+        self.touch(&hot.entry, now);
         Some((hot.entry, hot.blob))
     }
 
@@ -199,7 +199,7 @@ impl Store {
         let store = self.clone();
         let found = blocking("look up", move || store.0.index.look_up(&key)).await?;
         if let Some(entry) = &found {
-            self.touch(entry);
+            self.touch(entry, self.0.clock.now());
         }
         Ok(found)
     }
@@ -419,8 +419,7 @@ impl Store {
         self.0.hot.remove(key);
     }
 
-    fn touch(&self, entry: &Arc<Entry>) {
-        let now = self.0.clock.now();
+    fn touch(&self, entry: &Arc<Entry>, now: Timestamp) {
         let written = entry.used_at();
         entry.touch(now);
         if now.since(written) > TOUCH_EVERY {
