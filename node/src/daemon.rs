@@ -233,8 +233,9 @@ impl Operations for Parts {
             let url = Url::parse(&url).map_err(|e| Fault::bad_request(e.to_string()))?;
             let named = self.repos.resolve(&url);
             let (classified, entry, would) = self.journey.explain(&named.key).await;
-            let in_memory =
-                |entry: &Entry| self.journey.store().lookup_hot(&entry.key).is_some_and(|(_, blob)| blob.in_memory());
+            let in_memory = |entry: &Entry| {
+                self.journey.store().lookup_hot(&entry.key, self.clock.now()).is_some_and(|(_, blob)| blob.in_memory())
+            };
             let stored = entry.map(|entry| StoredObject {
                 object: entry.object.to_string(),
                 bytes: entry.size,

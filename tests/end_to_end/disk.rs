@@ -92,7 +92,7 @@ fn the_limit_and_the_reserve_are_kept() {
 
 #[test]
 fn a_full_disk_is_said_once_and_recovered_from() {
-    let (origin, node) = small_disk("size=32m");
+    let (origin, mut node) = small_disk("size=32m");
     let cache = node.dir().join("cache");
     let bodies: Vec<Vec<u8>> = (0..6).map(|i| content(i, 300_000)).collect();
     let name = |i: usize| format!("/p{i}_1.deb");
@@ -104,18 +104,30 @@ fn a_full_disk_is_said_once_and_recovered_from() {
     assert_eq!(said(&node, "nothing new is stored, requests are passed on"), 1, "{}", node.log());
     let (status, reason) = health(&node);
     assert!(status == 503 && reason.contains("no room in the cache folder"), "{reason}");
-    // What is stored is served, also when the index could not be written in the meantime.
+    // What is stored is served, also by a node that is started then.
+    for kill in [false, true] {
+        if kill {
+            node.kill();
+        } else {
+            node.stop();
+        }
+        node.run();
+        (1..3).for_each(|i| fetch(&origin, &node, &name(i), &bodies[i]));
+        assert_eq!(origin.sent("_1.deb"), 6 * 300_000, "killed: {kill}");
+    }
+    fetch(&origin, &node, &name(3), &bodies[3]);
+    assert_eq!(said(&node, "nothing new is stored, requests are passed on"), 2, "once each run: {}", node.log());
+    // And when the index could not be written in the meantime.
     let purged = node.command(&["purge", &origin.url(&name(0))]).output().unwrap();
     assert!(purged.status.success(), "{purged:?}");
     for _ in 0..3 {
         (1..3).for_each(|i| fetch(&origin, &node, &name(i), &bodies[i]));
     }
-    assert_eq!(origin.sent("_1.deb"), 6 * 300_000, "three were hits");
-
+    assert_eq!(origin.sent("_1.deb"), 7 * 300_000, "two were hits");
     node.namespace().shell("rm \"$1\"/filler", &cache);
     (3..6).for_each(|i| fetch(&origin, &node, &name(i), &bodies[i]));
     (3..6).for_each(|i| fetch(&origin, &node, &name(i), &bodies[i]));
-    assert_eq!(origin.sent("_1.deb"), 9 * 300_000, "they have been stored now");
+    assert_eq!(origin.sent("_1.deb"), 10 * 300_000, "they have been stored now");
     assert_eq!((health(&node).0, said(&node, "what is new is stored again")), (200, 1), "{}", node.log());
     node.wait_for_objects(5);
 }

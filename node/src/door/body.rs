@@ -33,8 +33,8 @@ enum Source {
     Done,
     Text(Bytes),
     Stored(Stored),
-    Flying(Reader),
-    Passed(AnswerBody),
+    Flying(Box<Reader>),
+    Passed(Box<AnswerBody>),
     Waiting(BoxFuture<'static, (Source, Result<Option<Bytes>, Fault>)>),
 }
 
@@ -117,7 +117,11 @@ impl ReplyBody {
     }
 }
 
-async fn follow(journey: Journey, mut reader: Reader, range: Range<u64>) -> (Source, Result<Option<Bytes>, Fault>) {
+async fn follow(
+    journey: Journey,
+    mut reader: Box<Reader>,
+    range: Range<u64>,
+) -> (Source, Result<Option<Bytes>, Fault>) {
     let next = reader.next(range, journey.upstreams()).await;
     (Source::Flying(reader), next)
 }
@@ -134,7 +138,7 @@ async fn rescue(
     }
     tracing::warn!(url = %stored.entry.url, %fault, "a stored object cannot be used; the rest is fetched again");
     match journey.rescue(&stored.entry).await {
-        Ok(reader) => follow(journey, reader, range).await,
+        Ok(reader) => follow(journey, Box::new(reader), range).await,
         Err(fault) => (Source::Done, Err(fault)),
     }
 }

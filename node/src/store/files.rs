@@ -33,19 +33,32 @@ impl Files {
     pub(super) fn create(root: &Path) -> Result<Self, Fault> {
         let files = Self { root: root.to_owned() };
         make_dir(root)?;
-        match fs::read_to_string(files.path("format")) {
-            Ok(format) if format == FORMAT => {}
-            Ok(_) => files.set_aside(&["objects", "partial", "index.redb"])?,
-            Err(_) => {}
+        let format = fs::read_to_string(files.path("format")).ok();
+        if format.as_deref() != Some(FORMAT) {
+            if format.is_some() {
+                files.set_aside(&["objects", "partial", "index.redb"])?;
+            }
+            write_whole(&files.path("format"), FORMAT.as_bytes()).map_err(|e| cannot("write to", root, &e))?;
         }
-        write_whole(&files.path("format"), FORMAT.as_bytes()).map_err(|e| cannot("write to", root, &e))?;
         for dir in ["objects", "partial"] {
             make_dir(&files.path(dir))?;
         }
         for first in 0..=255u8 {
             make_dir(&files.path("objects").join(format!("{first:02x}")))?;
         }
+        files.check_writable().map_err(|e| cannot("write to", root, &e))?;
         Ok(files)
+    }
+
+    /// Can files be made here? That there is no room for what is in them is no reason not to serve.
+    pub(super) fn check_writable(&self) -> io::Result<()> {
+        let probe = self.path("partial").join("probe");
+        options().write(true).create(true).open(&probe).and_then(|_| fs::remove_file(&probe)).or_else(|e| {
+            match e.kind() {
+                ErrorKind::StorageFull | ErrorKind::QuotaExceeded => Ok(()),
+                _ => Err(e),
+            }
+        })
     }
 
     pub(super) fn path(&self, name: &str) -> PathBuf {
@@ -165,15 +178,14 @@ pub(super) fn unsealed(bytes: &[u8]) -> Option<&[u8]> {
 /// Replaces a file as a whole: readers see the old one or the new one.
 pub(super) fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let new = path.with_extension(format!("{}.new", path.extension().and_then(|e| e.to_str()).unwrap_or_default()));
-    let mut file =
-        OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).custom_flags(nofollow()).open(&new)?;
+    let mut file = options().write(true).create(true).truncate(true).open(&new)?;
     file.write_all(bytes)?;
     fs::rename(&new, path)
 }
 
 /// Opens a plain file for reading, never through a symbolic link that somebody has planted.
 pub(super) fn open_plain(path: &Path) -> io::Result<File> {
-    let file = OpenOptions::new().read(true).custom_flags(nofollow()).open(path)?;
+    let file = options().read(true).open(path)?;
     match file.metadata()?.is_file() {
         true => Ok(file),
         false => Err(ErrorKind::InvalidInput.into()),
@@ -188,8 +200,11 @@ pub(super) fn sync_folder_of(path: &Path) -> io::Result<()> {
     }
 }
 
-pub(super) fn nofollow() -> i32 {
-    i32::try_from(rustix::fs::OFlags::NOFOLLOW.bits()).unwrap_or(0)
+/// For this user alone, and never through a symbolic link.
+pub(super) fn options() -> OpenOptions {
+    let mut options = OpenOptions::new();
+    options.mode(0o600).custom_flags(i32::try_from(rustix::fs::OFlags::NOFOLLOW.bits()).unwrap_or(0));
+    options
 }
 
 fn make_dir(path: &Path) -> Result<(), Fault> {

@@ -1,9 +1,9 @@
 //! A file that grows: several writers write disjoint ranges, any number of readers follow, and in the end it becomes an
 //! object. What has arrived survives a restart (R8g).
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File};
 use std::ops::Range;
-use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use sha2::digest::DynDigest;
 
 use super::blob::Blob;
-use super::files::{self, nofollow, sealed, unsealed};
+use super::files::{self, sealed, unsealed};
 use super::groups::{self, GROUP};
 use super::object::{Entry, Plan, head_from_disk, head_on_disk};
 use super::ranges::Ranges;
@@ -80,7 +80,7 @@ impl Growing {
                 _ => {}
             }
         }
-        let file = options().create_new(true).open(&path).map_err(error)?;
+        let file = files::options().read(true).write(true).create_new(true).open(&path).map_err(error)?;
         if let Some(total) = plan.total
             && let Err(e) = allocate(&file, total)
         {
@@ -102,7 +102,7 @@ impl Growing {
             total: journal.total,
             digest: journal.digest,
         };
-        let file = options().open(store.files().partial(&key)).ok()?;
+        let file = files::options().read(true).write(true).open(store.files().partial(&key)).ok()?;
         let len = file.metadata().ok()?.len();
         let sound = plan.key == key && journal.present.is_sound(len) && plan.total.is_none_or(|total| total == len);
         if !sound {
@@ -382,12 +382,6 @@ impl Drop for Growing {
     fn drop(&mut self) {
         self.store.shrink(self.claimed.load(Ordering::Relaxed));
     }
-}
-
-fn options() -> OpenOptions {
-    let mut options = OpenOptions::new();
-    options.read(true).write(true).mode(0o600).custom_flags(nofollow());
-    options
 }
 
 /// Reserves the room, so that a full disk is known at the start; a file system without that gets a sparse file.

@@ -61,21 +61,33 @@ pub(super) struct Index {
 }
 
 fn fault(error: impl Into<redb::Error>) -> Fault {
-    Fault::new(Cause::Disk { detail: format!("the index: {}", error.into()).into() })
+    match error.into() {
+        redb::Error::Io(error) => Fault::disk("the index", &error),
+        other => Fault::new(Cause::Disk { detail: format!("the index: {other}").into() }),
+    }
 }
 
 impl Index {
     pub(super) fn open(path: &Path) -> Result<Self, Fault> {
         let db = open_database(path)?;
-        let write = db.begin_write().map_err(fault)?;
-        let (objects, bytes) = {
-            write.open_table(ENTRIES).map_err(fault)?;
-            write.open_table(OBJECTS).map_err(fault)?;
-            let totals = write.open_table(TOTALS).map_err(fault)?;
-            let total = |name| Ok::<_, Fault>(totals.get(name).map_err(fault)?.map_or(0, |v| v.value()));
-            (total("objects")?, total("bytes")?)
+        let read = db.begin_read().map_err(fault)?;
+        // An existing one is only read: it can be opened where the disk is full.
+        let (objects, bytes) = match read.open_table(TOTALS) {
+            Ok(totals) => {
+                let total = |name| Ok::<_, Fault>(totals.get(name).map_err(fault)?.map_or(0, |v| v.value()));
+                (total("objects")?, total("bytes")?)
+            }
+            Err(redb::TableError::TableDoesNotExist(_)) => {
+                let write = db.begin_write().map_err(fault)?;
+                write.open_table(ENTRIES).map_err(fault)?;
+                write.open_table(OBJECTS).map_err(fault)?;
+                write.open_table(TOTALS).map_err(fault)?;
+                write.commit().map_err(fault)?;
+                (0, 0)
+            }
+            Err(error) => return Err(fault(error)),
         };
-        write.commit().map_err(fault)?;
+        drop(read);
         Ok(Self {
             path: path.to_owned(),
             db: RwLock::new(Some(db)),

@@ -11,15 +11,17 @@ mod growing;
 mod index;
 mod object;
 mod ranges;
+mod room;
 mod scrub;
 #[cfg(test)]
 mod tests;
+mod writer;
 
 use std::collections::HashMap;
 use std::fs::File;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
+use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -31,30 +33,20 @@ pub use object::{Entry, Head, ObjectId, Plan};
 
 use crate::classify::KeyHash;
 use crate::config::CacheSize;
-use crate::fault::{Cause, Fault, Whose};
-use crate::os::clock::Clock;
-use crate::os::{disk, entropy, tasks};
-use eviction::{Candidate, Room};
+use crate::fault::{Cause, Fault};
+use crate::os::clock::{Clock, Timestamp};
+use crate::os::{disk, tasks};
 use files::Files;
 use index::{Change, Index, Superfluous};
 
 /// Changes waiting to be written.
 const CHANGES_MAX: usize = 4096;
 
-/// How long the writer waits for more changes to write in the same batch.
-const BATCH_WAIT: Duration = Duration::from_millis(50);
-
 /// How often statistics of entries are written, and those of one at most.
 const TOUCH_EVERY: Duration = Duration::from_secs(60);
 
 /// Entries whose new statistics wait to be written; of more only the time of use in memory counts.
 const TOUCHED_MAX: usize = 65_536;
-
-/// How soon a batch that could not be written is tried again.
-const RETRY_WAIT: Duration = Duration::from_secs(2);
-
-/// Entries looked at to find those that go.
-const SAMPLE: usize = 64;
 
 /// Bodies of unknown length that are remembered as too long.
 const MISFITS: usize = 1024;
@@ -149,6 +141,9 @@ impl Store {
         let had_index = path.exists();
         let mut rebuild = !had_index;
         let opened = Index::open(&path).or_else(|fault| {
+            if matches!(fault.cause, Cause::DiskFull { .. }) {
+                return Err(fault);
+            }
             tracing::warn!(%fault, "the index cannot be read; it is rebuilt from the folder");
             rebuild = true;
             files.set_aside(&["index.redb"])?;
@@ -178,7 +173,7 @@ impl Store {
         let weak = Arc::downgrade(&store.0);
         let writer = std::thread::Builder::new()
             .name("index".into())
-            .spawn(move || write_changes(&weak, &queue))
+            .spawn(move || writer::run(&weak, &queue))
             .map_err(|e| Fault::disk("cannot start the index's thread", &e))?;
         *store.0.writer.lock().unwrap_or_else(PoisonError::into_inner) = Some(writer);
         let weak = Arc::downgrade(&store.0);
@@ -211,9 +206,9 @@ impl Store {
     }
 
     /// What is hot, without touching the disk.
-    pub fn lookup_hot(&self, key: &KeyHash) -> Option<(Arc<Entry>, Arc<Blob>)> {
+    pub fn lookup_hot(&self, key: &KeyHash, now: Timestamp) -> Option<(Arc<Entry>, Arc<Blob>)> {
         let hot = self.0.hot.get(key)?;
-        self.touch(&hot.entry);
+        self.touch(&hot.entry, now);
         Some((hot.entry, hot.blob))
     }
 
@@ -225,7 +220,7 @@ impl Store {
         let store = self.clone();
         let found = blocking("look up", move || store.0.index.look_up(&key)).await?;
         if let Some(entry) = &found {
-            self.touch(entry);
+            self.touch(entry, self.0.clock.now());
         }
         Ok(found)
     }
@@ -323,43 +318,6 @@ impl Store {
         let began = self.make_room(least).and_then(|()| Growing::begin(self, plan));
         self.note(began.as_ref().err());
         began
-    }
-
-    /// Room for so many bytes more of a download whose length was not known. Blocks.
-    fn more_room(&self, bytes: u64) -> Result<(), Fault> {
-        let _one_at_a_time = self.evicting();
-        let made = self.make_room(bytes);
-        self.note(made.as_ref().err());
-        made.map(|()| self.grow(bytes))
-    }
-
-    /// Something was written, or could not be: says so once when that begins or ends.
-    fn note(&self, fault: Option<&Fault>) {
-        if fault.is_some_and(|fault| fault.whose != Whose::Disk) {
-            return;
-        }
-        let reason = fault.map(ToString::to_string);
-        let before = std::mem::replace(&mut *self.degraded(), reason.clone());
-        match (before, reason) {
-            (None, Some(reason)) => tracing::error!(
-                "nothing new is stored, requests are passed on: {reason}; make room or mend {}",
-                self.0.files.root().display()
-            ),
-            (Some(_), None) => tracing::info!("what is new is stored again"),
-            _ => {}
-        }
-    }
-
-    /// Was the trouble with the disk mended meanwhile?
-    fn try_again(&self) {
-        if self.degraded().is_none() {
-            return;
-        }
-        let probe = self.0.files.path("partial").join("probe");
-        let written = files::write_whole(&probe, b"").map_err(|e| Fault::disk(probe.display(), &e));
-        let _ = std::fs::remove_file(&probe);
-        let _one_at_a_time = self.evicting();
-        self.note(written.and_then(|()| self.make_room(0)).err().as_ref());
     }
 
     /// What is left of an earlier download of this key. Blocks.
@@ -486,8 +444,7 @@ impl Store {
         self.0.hot.remove(key);
     }
 
-    fn touch(&self, entry: &Arc<Entry>) {
-        let now = self.0.clock.now();
+    fn touch(&self, entry: &Arc<Entry>, now: Timestamp) {
         let written = entry.used_at();
         entry.touch(now);
         if now.since(written) > TOUCH_EVERY {
@@ -513,93 +470,6 @@ impl Store {
         }
     }
 
-    /// Evicts until `incoming` more bytes fit into the limit and the reserve of the file system stays free. Nothing goes for
-    /// what would not fit anyway.
-    fn make_room(&self, incoming: u64) -> Result<(), Fault> {
-        for _ in 0..10_000 {
-            let room = Room {
-                stored: self.0.index.bytes() + self.0.index.pending_size().1,
-                growing: self.0.growing_bytes.load(Ordering::Relaxed),
-                limit: self.limit_bytes(),
-                space: disk::space(self.0.files.root()).map_err(|e| Fault::disk("the file system", &e))?,
-            };
-            let needed = room.surplus(incoming);
-            if needed == 0 {
-                return Ok(());
-            }
-            if needed > room.stored {
-                return Err(Fault::new(match room.most() {
-                    0 => {
-                        let (free, reserve) = (room.space.free, room.space.reserve());
-                        let detail = format!("{free} bytes are free, and {reserve} are always left to others");
-                        Cause::DiskFull { detail: detail.into() }
-                    }
-                    limit => Cause::TooLarge { limit },
-                }));
-            }
-            if self.evict(needed)? > 0 {
-                continue;
-            }
-            // What is not on disk yet cannot be chosen.
-            self.settle();
-            if self.evict(needed)? == 0 {
-                let detail = format!("{needed} bytes are missing and nothing more can be evicted");
-                return Err(Fault::new(Cause::DiskFull { detail: detail.into() }));
-            }
-        }
-        Ok(())
-    }
-
-    /// Evicts the least worthy of a random sample, at most `needed` bytes of them; returns how many went.
-    fn evict(&self, needed: u64) -> Result<u64, Fault> {
-        let now = self.0.clock.now();
-        let mut sample = Vec::with_capacity(SAMPLE);
-        self.0.index.walk(KeyHash(entropy::random_bytes()), |entry| {
-            let in_use = self.0.hot.peek(&entry.key).is_some_and(|hot| Arc::strong_count(&hot.blob) > 2);
-            if !in_use {
-                sample.push(entry);
-            }
-            sample.len() < SAMPLE
-        })?;
-        let worth = |entry: &Entry| {
-            eviction::worth(
-                &Candidate {
-                    class: entry.class,
-                    size: entry.size,
-                    uses: entry.uses(),
-                    stored_at: entry.stored_at,
-                    used_at: entry.used_at(),
-                },
-                now,
-            )
-        };
-        sample.sort_by(|a, b| worth(a).total_cmp(&worth(b)));
-        // A sample's better half stays, unless there is nothing else.
-        sample.truncate(sample.len().div_ceil(2));
-        let mut freed = 0;
-        let going: Vec<_> = sample
-            .into_iter()
-            .take_while(|entry| {
-                let wanted = freed < needed;
-                freed += if wanted { entry.size.max(1) } else { 0 };
-                wanted
-            })
-            .collect();
-        let batch: Vec<_> = going.iter().map(|entry| Change::Remove(entry.key)).collect();
-        for change in &batch {
-            self.0.index.announce(change);
-        }
-        going.iter().for_each(|entry| self.forget_hot(&entry.key));
-        let superfluous = self.0.index.commit(&batch)?;
-        self.0.evictions.fetch_add(going.len() as u64, Ordering::Relaxed);
-        self.0.delete(&superfluous);
-        Ok(freed)
-    }
-
-    fn evicting(&self) -> MutexGuard<'_, ()> {
-        self.0.evicting.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     fn sweep_partials(&self) {
         let Ok(folder) = std::fs::read_dir(self.0.files.path("partial")) else { return };
         for file in folder.flatten() {
@@ -618,42 +488,6 @@ impl Store {
     fn touched(&self) -> MutexGuard<'_, HashMap<KeyHash, Arc<Entry>>> {
         self.0.touched.lock().unwrap_or_else(PoisonError::into_inner)
     }
-
-    fn degraded(&self) -> MutexGuard<'_, Option<String>> {
-        self.0.degraded.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// What the writer's thread does.
-impl Store {
-    /// Writes a batch; false when it has to be tried again.
-    fn write(&self, batch: &[Change]) -> bool {
-        match self.0.index.commit(batch) {
-            Ok(superfluous) => {
-                self.0.delete(&superfluous);
-                true
-            }
-            Err(fault) => {
-                tracing::debug!(%fault, "a batch of changes was not written");
-                false
-            }
-        }
-    }
-
-    /// Writes the statistics of what was used or confirmed since, so that a kill forgets at most the last minute.
-    fn flush_touched(&self) {
-        let now = self.0.clock.now();
-        let touched: Vec<_> = {
-            let mut touched = self.touched();
-            let all = touched.values().cloned().map(Change::Touch).collect();
-            // `touch` will not note again what is in steady use.
-            touched.retain(|_, entry| now.since(entry.used_at()) <= TOUCH_EVERY);
-            all
-        };
-        for batch in touched.chunks(CHANGES_MAX) {
-            self.write(batch);
-        }
-    }
 }
 
 impl Inner {
@@ -666,52 +500,6 @@ impl Inner {
         for object in superfluous.objects.iter().filter(|object| !needed.contains(*object)) {
             let _ = std::fs::remove_file(self.files.object(object));
             let _ = std::fs::remove_file(self.files.values(object));
-        }
-    }
-}
-
-/// The writer's thread: batches, and now and then statistics, until the store is closed or gone. Says whether all that
-/// look-ups see is on disk.
-fn write_changes(store: &std::sync::Weak<Inner>, queue: &Receiver<Change>) -> bool {
-    let mut batch = Vec::new();
-    let mut failing = false;
-    let mut flushed_at = None;
-    loop {
-        let ended = match queue.recv_timeout(if failing { RETRY_WAIT } else { TOUCH_EVERY }) {
-            Ok(change) => {
-                batch.push(change);
-                std::thread::sleep(BATCH_WAIT);
-                batch.extend(queue.try_iter().take(CHANGES_MAX));
-                false
-            }
-            Err(RecvTimeoutError::Timeout) => false,
-            Err(RecvTimeoutError::Disconnected) => true,
-        };
-        let Some(store) = store.upgrade().map(Store) else { return false };
-        let written = batch.is_empty() || store.write(&batch);
-        if written {
-            batch.clear();
-        } else {
-            let surplus = batch.len().saturating_sub(CHANGES_MAX);
-            batch.drain(..surplus);
-        }
-        if failing != !written {
-            failing = !written;
-            match failing {
-                true => tracing::error!("the index cannot be written; trying again until it can"),
-                false => tracing::info!("the index is written again"),
-            }
-        }
-        let now = store.0.clock.now();
-        if ended || now.since(*flushed_at.get_or_insert(now)) >= TOUCH_EVERY {
-            flushed_at = Some(now);
-            if written {
-                store.flush_touched();
-            }
-            store.try_again();
-        }
-        if ended {
-            return written;
         }
     }
 }

@@ -60,7 +60,7 @@ async fn use_is_written_while_the_store_is_open() {
     let on_disk = |url: &str| store.0.index.look_up(&key(url)).unwrap().unwrap();
     for _ in 0..10 {
         clock.advance(Duration::from_secs(61));
-        assert!(store.lookup_hot(&key(A)).is_some());
+        assert!(store.lookup_hot(&key(A), clock.now()).is_some());
     }
     let entry = store.lookup(key(B)).await.unwrap().unwrap();
     store.confirm(&entry, None);
@@ -69,14 +69,14 @@ async fn use_is_written_while_the_store_is_open() {
     assert_eq!((on_disk(A).uses(), on_disk(A).used_at()), (11, clock.now()));
     assert_eq!(on_disk(B).confirmed_at(), clock.now());
     // What is used all the time is not noted anew, and written all the same.
-    store.lookup_hot(&key(A)).unwrap();
+    store.lookup_hot(&key(A), clock.now()).unwrap();
     store.flush_touched();
     assert_eq!(on_disk(A).uses(), 12);
     // What has been idle is let go, and what is gone does not come back.
     clock.advance(Duration::from_secs(61));
     store.flush_touched();
     assert!(store.touched().is_empty());
-    store.lookup_hot(&key(A)).unwrap();
+    store.lookup_hot(&key(A), clock.now()).unwrap();
     store.0.index.commit(&[Change::Remove(key(A))]).unwrap();
     store.flush_touched();
     assert!(store.0.index.look_up(&key(A)).unwrap().is_none());
