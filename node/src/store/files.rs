@@ -96,31 +96,43 @@ impl Files {
         write_whole(&self.entry(&entry.object, &entry.key), &sealed(&bytes))
     }
 
-    /// All entries that lie beside objects whose files are there; others are removed.
-    pub(super) fn scan(&self, mut each: impl FnMut(Entry)) -> io::Result<()> {
+    /// All entries that lie beside objects whose files are there; others are removed. `lock` keeps new ones from coming.
+    pub(super) fn scan<G>(&self, lock: impl Fn() -> G, mut each: impl FnMut(Entry)) -> io::Result<()> {
         for first in fs::read_dir(self.path("objects"))? {
             for file in fs::read_dir(first?.path())? {
                 let path = file?.path();
                 if path.extension().is_none_or(|extension| extension != "entry") {
                     continue;
                 }
-                let entry = fs::read(&path).ok().and_then(|bytes| {
-                    let entry = postcard::from_bytes::<EntryOnDisk>(unsealed(&bytes)?).ok()?.into_entry()?;
-                    let len = fs::metadata(self.object(&entry.object)).ok()?.len();
-                    (len == entry.size && self.entry(&entry.object, &entry.key) == path).then_some(entry)
+                let entry = self.read_entry(&path).or_else(|| {
+                    // Its object may have been just about to come.
+                    let _locked = lock();
+                    let entry = self.read_entry(&path);
+                    if entry.is_none() {
+                        let _ = fs::remove_file(&path);
+                    }
+                    entry
                 });
-                match entry {
-                    Some(entry) => each(entry),
-                    None => drop(fs::remove_file(&path)),
-                }
+                entry.map(&mut each);
             }
         }
         Ok(())
     }
 
-    /// Removes objects that no entry lies beside: a kill came between the removal of both. `lock` keeps new ones from coming;
-    /// it is held only for folders where there seem to be some.
-    pub(super) fn remove_orphans<G>(&self, lock: impl Fn() -> G) -> io::Result<()> {
+    /// An entry in its place, beside its object.
+    fn read_entry(&self, path: &Path) -> Option<Entry> {
+        let entry = postcard::from_bytes::<EntryOnDisk>(unsealed(&fs::read(path).ok()?)?).ok()?.into_entry()?;
+        let len = fs::metadata(self.object(&entry.object)).ok()?.len();
+        (len == entry.size && self.entry(&entry.object, &entry.key) == path).then_some(entry)
+    }
+
+    /// Removes objects that no entry lies beside and that nothing needs: a kill came between the removal of both. `lock` is
+    /// held only for folders where there seem to be some.
+    pub(super) fn remove_orphans<G>(
+        &self,
+        lock: impl Fn() -> G,
+        is_needed: impl Fn(&ObjectId) -> bool,
+    ) -> io::Result<()> {
         for folder in fs::read_dir(self.path("objects"))? {
             let folder = folder?.path();
             if orphans(&folder)?.is_empty() {
@@ -128,7 +140,9 @@ impl Files {
             }
             // An entry may have come while the folder was read: only what is seen now counts.
             let _locked = lock();
-            for orphan in orphans(&folder)? {
+            let object = |path: &Path| ObjectId::from_hex(path.file_stem()?.to_str()?);
+            for orphan in orphans(&folder)?.iter().filter(|path| !object(path).is_some_and(|object| is_needed(&object)))
+            {
                 fs::remove_file(orphan)?;
             }
         }

@@ -265,7 +265,8 @@ impl Index {
         }
     }
 
-    fn names(&self, object: &ObjectId) -> bool {
+    /// Does any key on disk name it?
+    pub(super) fn names(&self, object: &ObjectId) -> bool {
         let named = self.read(|read| {
             let objects = read.open_table(OBJECTS).map_err(fault)?;
             Ok(objects.get(&object.0).map_err(fault)?.map(|v| v.value().0))

@@ -170,6 +170,8 @@ impl Store {
             clock: options.clock,
             _lock: lock,
         }));
+        // Before anything is downloaded: a file of a download that has just begun looks like one of those.
+        store.sweep_partials();
         let weak = Arc::downgrade(&store.0);
         let writer = std::thread::Builder::new()
             .name("index".into())
@@ -189,16 +191,19 @@ impl Store {
     /// After an unclean stop or with a new index: takes in what lies in the folder, removes what nothing names. Blocks for
     /// as long as that takes; the store serves meanwhile. Does nothing after a clean stop.
     pub fn reconcile(&self) {
-        self.sweep_partials();
         if !self.0.scanning.load(Ordering::Relaxed) {
             return;
         }
-        let scanned = self.0.files.scan(|entry| {
+        let adopt = |entry: Entry| {
             if matches!(self.0.index.look_up(&entry.key), Ok(None)) {
                 self.change(Change::Put(Arc::new(entry)));
             }
-        });
-        let scanned = scanned.and_then(|()| self.0.files.remove_orphans(|| self.naming()));
+        };
+        let is_needed =
+            |object: &ObjectId| self.0.index.names(object) || self.0.index.pending_objects().contains(object);
+        let files = &self.0.files;
+        let scanned =
+            files.scan(|| self.naming(), adopt).and_then(|()| files.remove_orphans(|| self.naming(), is_needed));
         if let Err(error) = scanned {
             tracing::warn!(%error, "the store's folder cannot be scanned");
         }

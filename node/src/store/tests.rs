@@ -131,3 +131,56 @@ async fn after_a_kill_what_nothing_names_is_removed() {
     assert_eq!(entry.object, kept.object);
     assert_eq!(store.open_blob(&entry).await.unwrap().len(), 200_000);
 }
+
+#[tokio::test]
+async fn what_comes_during_the_scan_is_not_taken_for_a_remnant() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, _) = store_in(&dir);
+    let entry = put(&store, A, &[1; 200_000]).await;
+    let files = &store.0.files;
+    // Its entry has been written, its object has not got its name yet: that happens before the lock is got.
+    let aside = dir.path().join("aside");
+    std::fs::rename(files.object(&entry.object), &aside).unwrap();
+    let mut found = Vec::new();
+    let arrive = || std::fs::rename(&aside, files.object(&entry.object)).unwrap();
+    files.scan(arrive, |entry| found.push(entry.key)).unwrap();
+    assert_eq!(found, [entry.key]);
+    assert!(files.entry(&entry.object, &entry.key).exists());
+    // The other way round: what looked like an orphan has its entry by then, or somebody needs it.
+    let record = std::fs::read(files.entry(&entry.object, &entry.key)).unwrap();
+    std::fs::remove_file(files.entry(&entry.object, &entry.key)).unwrap();
+    files.remove_orphans(|| (), |object| *object == entry.object).unwrap();
+    let arrive = || std::fs::write(files.entry(&entry.object, &entry.key), &record).unwrap();
+    files.remove_orphans(arrive, |_| false).unwrap();
+    assert!(files.object(&entry.object).exists());
+    std::fs::remove_file(files.object(&entry.object)).unwrap();
+    files.scan(|| (), |_| panic!("there is no object")).unwrap();
+    assert!(!files.entry(&entry.object, &entry.key).exists());
+}
+
+#[test]
+fn only_downloads_that_can_be_taken_up_survive_a_start() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, clock) = store_in(&dir);
+    for (url, journalled) in [(A, true), (B, false)] {
+        let growing = store.begin(plan(url, Some(1000))).unwrap();
+        growing.write_at(0, &[1; 10]).unwrap();
+        if journalled {
+            growing.suspend().unwrap();
+        }
+    }
+    store.close();
+    drop(store);
+    let store = Store::open(options(&dir, &clock)).unwrap();
+    let began = store.begin(plan("http://example.org/new", Some(1000))).unwrap();
+    store.reconcile();
+    assert_eq!(
+        std::fs::read_dir(dir.path().join("partial")).unwrap().count(),
+        3,
+        "a file, its record, and the new one"
+    );
+    assert!(store.take_up(key(A)).is_some() && store.take_up(key(B)).is_none());
+    began.write_at(0, &[2; 1000]).unwrap();
+    began.seal(1000).unwrap();
+    assert!(tokio::runtime::Runtime::new().unwrap().block_on(began.publish()).is_ok());
+}
