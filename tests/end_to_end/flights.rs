@@ -157,6 +157,7 @@ fn r8g_a_partial_download_survives_a_kill_and_is_resumed() {
     let mut client = open(&node, &url, "");
     client.head().unwrap();
     assert!(client.read(30_000_000) == body[..30_000_000]);
+    drop(client);
     node.stop();
     origin.put(RPM, Page::new(body.clone()));
     node.run();

@@ -44,6 +44,8 @@ impl Node {
         let deadline = Instant::now() + Duration::from_secs(30);
         loop {
             if std::net::TcpStream::connect(self.address).is_ok() {
+                // Accepted by the kernel; served when there is an answer (403 where loopback is not permitted).
+                request(&self.address(), "GET", "/-/health", &self.address(), &[]);
                 return;
             }
             let ended = self.process.as_mut().and_then(|p| p.try_wait().unwrap());

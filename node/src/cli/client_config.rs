@@ -36,3 +36,22 @@ pub(super) fn recipe(family: Family, node: &str) -> String {
         ),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_recipe_names_the_node_and_the_file() {
+        for (family, file) in [
+            (Family::Dnf, "/etc/dnf/dnf.conf"),
+            (Family::Apt, "/etc/apt/apt.conf.d/"),
+            (Family::Zypper, "/etc/sysconfig/proxy"),
+            (Family::Pacman, "/etc/pacman.conf"),
+            (Family::Apk, "/etc/apk/repositories"),
+        ] {
+            let recipe = recipe(family, "lab1:3142");
+            assert!(recipe.contains(file) && recipe.contains("http://lab1:3142"), "{recipe}");
+        }
+    }
+}

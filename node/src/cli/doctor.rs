@@ -1,12 +1,25 @@
-//! Looks for what may keep a node from working; each finding says what, why and what to do.
+//! Looks for what may keep a node from working; each finding says what, why and what to do. Changes nothing.
 
+use std::net::{TcpListener, TcpStream, ToSocketAddrs};
+use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::process::ExitCode;
+use std::time::Duration;
 
 use serde::Serialize;
 
+use super::screen::bytes;
 use crate::config::Config;
-use crate::os::disk;
+use crate::os::clock::Clock;
+use crate::os::disk::{self, Space};
+
+/// Connections on the way out and files that are sent take this many, with room to spare.
+const FILES_MIN: u64 = 16 * 1024;
+
+/// QUIC loses packets with less.
+const UDP_BUFFER_MIN: u64 = 4 << 20;
+
+/// The year this was written: an earlier clock cannot be right.
+const CLOCK_MIN_SECONDS: u64 = 1_767_225_600;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -17,138 +30,248 @@ enum Verdict {
 }
 
 #[derive(Debug, Serialize)]
-struct Finding {
+pub(super) struct Finding {
     what: &'static str,
     verdict: Verdict,
+    /// What was found, and why it matters.
     found: String,
-    /// Empty when all is well.
-    advice: String,
+    /// What to do; empty when all is well.
+    advice: &'static str,
 }
 
-/// Prints the findings; exit code 4 when something is wrong.
-pub(super) fn examine(config: &Config, json: bool) -> anyhow::Result<ExitCode> {
-    let findings = [
+/// All findings, in the order in which a node needs the things.
+pub(super) fn examine(config: &Config) -> Vec<Finding> {
+    let is_running = UnixStream::connect(&config.socket).is_ok();
+    vec![
         folder("cache folder", &config.cache_dir),
         folder("state folder", &config.state_dir),
-        room(config),
-        port(config),
-        certificates(),
-        udp_buffers(),
-        clock(),
+        room(existing(&config.cache_dir).and_then(|folder| disk::space(folder).ok())),
+        port(config, is_running),
+        files(rustix::process::getrlimit(rustix::process::Resource::Nofile).maximum),
+        clock(Clock::system().now().unix_seconds()),
+        certificates(rustls_native_certs::load_native_certs().certs.len()),
+        names(config, &std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default()),
         parent(config),
-    ];
-    if json {
-        println!("{}", serde_json::to_string_pretty(&findings)?);
-    } else {
-        for finding in &findings {
-            let mark = match finding.verdict {
-                Verdict::Ok => "ok  ",
-                Verdict::Warn => "warn",
-                Verdict::Fail => "FAIL",
-            };
-            println!("{mark}  {:<16} {}", finding.what, finding.found);
-            if !finding.advice.is_empty() {
-                println!("{:24}{}", "", finding.advice);
-            }
-        }
-    }
-    let wrong = findings.iter().any(|finding| finding.verdict == Verdict::Fail);
-    Ok(ExitCode::from(if wrong { 4 } else { 0 }))
+        udp_buffers(std::fs::read_to_string("/proc/sys/net/core/rmem_max").unwrap_or_default().trim().parse().ok()),
+    ]
 }
 
-fn finding(what: &'static str, verdict: Verdict, found: impl Into<String>, advice: impl Into<String>) -> Finding {
-    Finding { what, verdict, found: found.into(), advice: advice.into() }
+pub(super) fn is_well(findings: &[Finding]) -> bool {
+    findings.iter().all(|finding| finding.verdict != Verdict::Fail)
+}
+
+pub(super) fn screen(findings: &[Finding]) -> String {
+    let lines = findings.iter().map(|finding| {
+        let mark = match finding.verdict {
+            Verdict::Ok => "ok  ",
+            Verdict::Warn => "warn",
+            Verdict::Fail => "FAIL",
+        };
+        let advice = match finding.advice {
+            "" => String::new(),
+            advice => format!("{:22}{advice}\n", ""),
+        };
+        format!("{mark}  {:<15} {}\n{advice}", finding.what, finding.found)
+    });
+    lines.collect()
+}
+
+fn ok(what: &'static str, found: impl Into<String>) -> Finding {
+    Finding { what, verdict: Verdict::Ok, found: found.into(), advice: "" }
+}
+
+fn warn(what: &'static str, found: impl Into<String>, advice: &'static str) -> Finding {
+    Finding { what, verdict: Verdict::Warn, found: found.into(), advice }
+}
+
+fn fail(what: &'static str, found: impl Into<String>, advice: &'static str) -> Finding {
+    Finding { what, verdict: Verdict::Fail, found: found.into(), advice }
+}
+
+/// The folder, or the nearest one above it that there is.
+fn existing(path: &Path) -> Option<&Path> {
+    path.ancestors().find(|folder| folder.is_dir())
 }
 
 fn folder(what: &'static str, path: &Path) -> Finding {
-    let tried = std::fs::create_dir_all(path).and_then(|()| tempfile::tempfile_in(path));
-    match tried {
-        Ok(_) => finding(what, Verdict::Ok, format!("{} is writable", path.display()), ""),
+    let shown = path.display();
+    let advice = "make it writable for the user that runs imirror, or set another one in the configuration";
+    if path.exists() && !path.is_dir() {
+        return fail(what, format!("{shown} is no folder"), advice);
+    }
+    let Some(nearest) = existing(path) else { return fail(what, format!("{shown} cannot be reached"), advice) };
+    let writable = rustix::fs::access(nearest, rustix::fs::Access::WRITE_OK | rustix::fs::Access::EXEC_OK);
+    match writable {
+        Ok(()) if nearest == path => ok(what, format!("{shown} is writable")),
+        Ok(()) => ok(what, format!("{shown} will be made")),
+        Err(error) => fail(what, format!("{} cannot be written by this user: {error}", nearest.display()), advice),
+    }
+}
+
+fn room(space: Option<Space>) -> Finding {
+    let advice = "free some room, or set `cache_dir` to a larger file system: a part is always left to others";
+    match space {
+        None => fail("room", "the file system of the cache folder says nothing", "see the cache folder above"),
+        Some(space) if space.free > 2 * space.reserve() => ok("room", format!("{} free", bytes(space.free))),
+        Some(space) if space.free > space.reserve() => warn("room", format!("only {} free", bytes(space.free)), advice),
+        Some(space) => fail("room", format!("{} free: nothing more can be stored", bytes(space.free)), advice),
+    }
+}
+
+fn port(config: &Config, is_running: bool) -> Finding {
+    let listen = config.listen;
+    if is_running {
+        return ok("port", format!("a node is running and listens on {listen}"));
+    }
+    match TcpListener::bind(listen) {
+        Ok(_) => ok("port", format!("{listen} is free")),
         Err(error) => {
-            let advice = "make it writable for the user that runs imirror, or set another one in the configuration";
-            finding(what, Verdict::Fail, format!("{}: {error}", path.display()), advice)
+            let advice = "stop the other program (apt-cacher-ng has the same port), or set another `listen`";
+            fail("port", format!("{listen}: {error}"), advice)
         }
     }
 }
 
-fn room(config: &Config) -> Finding {
-    match disk::space(&config.cache_dir) {
-        Ok(space) if space.free > 2 * space.reserve() => {
-            finding("room", Verdict::Ok, format!("{} MiB free for the cache", space.free >> 20), "")
+fn files(most: Option<u64>) -> Finding {
+    match most {
+        Some(most) if most < FILES_MIN => {
+            let advice = "raise the limit: LimitNOFILE=65536 in the unit, or `ulimit -n 65536`";
+            warn("open files", format!("at most {most}: too few for many clients"), advice)
         }
-        Ok(space) => {
-            let advice =
-                "free some room or set `cache_dir` to a larger file system: a twentieth is always left to others";
-            finding("room", Verdict::Warn, format!("only {} MiB free", space.free >> 20), advice)
-        }
-        Err(error) => finding("room", Verdict::Fail, error.to_string(), "see the cache folder above"),
+        Some(most) => ok("open files", format!("at most {most}")),
+        None => ok("open files", "no limit"),
     }
 }
 
-fn port(config: &Config) -> Finding {
-    if std::os::unix::net::UnixStream::connect(&config.socket).is_ok() {
-        return finding("port", Verdict::Ok, format!("a node is running and listens on {}", config.listen), "");
+fn clock(now_seconds: u64) -> Finding {
+    if now_seconds >= CLOCK_MIN_SECONDS {
+        return ok("clock", "plausible");
     }
-    match std::net::TcpListener::bind(config.listen) {
-        Ok(_) => finding("port", Verdict::Ok, format!("{} is free", config.listen), ""),
-        Err(error) => {
-            let advice = "stop the other program (apt-cacher-ng has the same port) or set another `listen`";
-            finding("port", Verdict::Fail, format!("{}: {error}", config.listen), advice)
-        }
-    }
+    fail("clock", "it is years behind: certificates are checked against it", "set it: `timedatectl set-ntp true`")
 }
 
-fn certificates() -> Finding {
-    let count = rustls_native_certs::load_native_certs().certs.len();
+fn certificates(count: usize) -> Finding {
     match count {
         0 => {
-            let advice = "install the package ca-certificates, or set SSL_CERT_FILE: https upstreams fail without";
-            finding("CA certificates", Verdict::Fail, "none were found", advice)
+            let advice = "install the package ca-certificates, or set SSL_CERT_FILE";
+            fail("CA certificates", "none were found: https upstreams fail", advice)
         }
-        count => finding("CA certificates", Verdict::Ok, format!("{count} found"), ""),
+        count => ok("CA certificates", format!("{count} found")),
     }
 }
 
-fn udp_buffers() -> Finding {
-    let read = std::fs::read_to_string("/proc/sys/net/core/rmem_max").unwrap_or_default();
-    match read.trim().parse::<u64>() {
-        Ok(bytes) if bytes >= 4 << 20 => finding("UDP buffers", Verdict::Ok, format!("{bytes} bytes"), ""),
-        Ok(bytes) => {
-            let advice = "for several nodes: sysctl -w net.core.rmem_max=8388608 net.core.wmem_max=8388608";
-            finding("UDP buffers", Verdict::Warn, format!("{bytes} bytes"), advice)
+fn names(config: &Config, resolv_conf: &str) -> Finding {
+    let servers = resolv_conf.lines().filter(|line| line.trim_start().starts_with("nameserver")).count();
+    match (servers, &config.upstream.proxy) {
+        (0, None) => {
+            let advice = "name a server in /etc/resolv.conf, or set `[upstream] proxy`: a parent proxy resolves itself";
+            warn("name servers", "/etc/resolv.conf has none: mirrors may not be found", advice)
         }
-        Err(_) => finding("UDP buffers", Verdict::Warn, "the limit cannot be read", ""),
-    }
-}
-
-fn clock() -> Finding {
-    // The year this was written: an earlier clock cannot be right.
-    const THEN: u64 = 1_767_225_600;
-    match crate::os::clock::Clock::system().now().unix_seconds() {
-        now if now >= THEN => finding("clock", Verdict::Ok, "plausible", ""),
-        now => finding(
-            "clock",
-            Verdict::Fail,
-            format!("{now} seconds since 1970"),
-            "set it: certificates are checked against it",
-        ),
+        (0, Some(_)) => ok("name servers", "none, and none is needed: the parent proxy resolves"),
+        (servers, _) => ok("name servers", format!("{servers} configured")),
     }
 }
 
 fn parent(config: &Config) -> Finding {
-    use std::net::{TcpStream, ToSocketAddrs};
-    let Some(proxy) = &config.upstream.proxy else {
-        return finding("parent proxy", Verdict::Ok, "none is configured", "");
-    };
-    let tried = (proxy.host.as_str(), proxy.port).to_socket_addrs().and_then(|mut addresses| {
-        let address = addresses.next().ok_or(std::io::ErrorKind::NotFound)?;
-        TcpStream::connect_timeout(&address, std::time::Duration::from_secs(3))
-    });
-    match tried {
-        Ok(_) => finding("parent proxy", Verdict::Ok, format!("{}:{} accepts connections", proxy.host, proxy.port), ""),
-        Err(error) => {
-            let advice = "it is the only way out: start it, or correct `[upstream] proxy`";
-            finding("parent proxy", Verdict::Fail, format!("{}:{}: {error}", proxy.host, proxy.port), advice)
+    let Some(proxy) = &config.upstream.proxy else { return ok("parent proxy", "none is configured") };
+    let tried = (proxy.host.as_str(), proxy.port).to_socket_addrs().and_then(|addresses| {
+        let mut last = std::io::ErrorKind::NotFound.into();
+        for address in addresses {
+            match TcpStream::connect_timeout(&address, Duration::from_secs(3)) {
+                Ok(_) => return Ok(()),
+                Err(error) => last = error,
+            }
         }
+        Err(last)
+    });
+    let shown = format!("{}:{}", proxy.host, proxy.port);
+    match tried {
+        Ok(()) => ok("parent proxy", format!("{shown} accepts connections")),
+        Err(error) => {
+            let advice = "it is the only way out: start it, or correct `[upstream] proxy` (or http_proxy)";
+            fail("parent proxy", format!("{shown}: {error}"), advice)
+        }
+    }
+}
+
+fn udp_buffers(most: Option<u64>) -> Finding {
+    match most {
+        Some(most) if most >= UDP_BUFFER_MIN => ok("UDP buffers", format!("up to {}", bytes(most))),
+        Some(most) => {
+            let advice = "only for several nodes: sysctl -w net.core.rmem_max=8388608 net.core.wmem_max=8388608";
+            warn("UDP buffers", format!("at most {}: transfers between nodes are slower", bytes(most)), advice)
+        }
+        None => warn("UDP buffers", "the limit cannot be read", "look at net.core.rmem_max"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{self, Overrides, Surroundings};
+
+    fn configuration(settings: &[(&str, &str)]) -> Config {
+        let here = Surroundings { variables: Default::default(), is_root: false, host: "h".into(), root: "/x".into() };
+        let settings = settings.iter().map(|(key, value)| ("--set".into(), (*key).into(), (*value).into())).collect();
+        config::load(&Overrides { settings, ..Overrides::default() }, &here).unwrap().config
+    }
+
+    #[test]
+    fn folders_are_looked_at_and_not_made() {
+        let dir = tempfile::tempdir().unwrap();
+        let (missing, file) = (dir.path().join("a/b"), dir.path().join("file"));
+        std::fs::write(&file, "").unwrap();
+        assert_eq!(folder("x", dir.path()).verdict, Verdict::Ok);
+        assert!(folder("x", &missing).found.ends_with("a/b will be made"));
+        assert!(!dir.path().join("a").exists());
+        assert_eq!(folder("x", &file).verdict, Verdict::Fail);
+    }
+
+    #[test]
+    fn each_trouble_comes_with_advice() {
+        let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+        let listen = taken.local_addr().unwrap().to_string();
+        let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let config = configuration(&[("listen", &listen), ("upstream.proxy", &format!("http://{closed}"))]);
+        let direct = configuration(&[]);
+        let troubles = [
+            port(&config, false),
+            parent(&config),
+            room(Some(Space { total: 100 << 30, free: 1 << 20 })),
+            room(None),
+            clock(0),
+            certificates(0),
+        ];
+        for finding in &troubles {
+            assert!(finding.verdict == Verdict::Fail && !finding.advice.is_empty(), "{finding:?}");
+        }
+        let doubts = [files(Some(1024)), names(&direct, "# nothing\n"), udp_buffers(Some(212_992)), udp_buffers(None)];
+        for finding in &doubts {
+            assert!(finding.verdict == Verdict::Warn && !finding.advice.is_empty(), "{finding:?}");
+        }
+        assert!(!is_well(&troubles) && is_well(&doubts));
+        let fine = [
+            port(&config, true),
+            parent(&direct),
+            room(Some(Space { total: 100 << 30, free: 50 << 30 })),
+            clock(CLOCK_MIN_SECONDS),
+            files(Some(65_536)),
+            names(&config, ""),
+            names(&direct, "nameserver 192.0.2.1\n"),
+            udp_buffers(Some(8 << 20)),
+        ];
+        for finding in &fine {
+            assert!(finding.verdict == Verdict::Ok && finding.advice.is_empty(), "{finding:?}");
+        }
+    }
+
+    #[test]
+    fn the_screen() {
+        let findings = [ok("clock", "plausible"), certificates(0)];
+        insta::assert_snapshot!(screen(&findings), @r##"
+ok    clock           plausible
+FAIL  CA certificates none were found: https upstreams fail
+                      install the package ca-certificates, or set SSL_CERT_FILE
+"##);
     }
 }

@@ -1,36 +1,82 @@
-//! The command line. `run` is the node; every other verb asks the running one over its control socket.
+//! The command line. `run` is the node; every other verb asks the running one over its control socket, or needs none.
+//! One definition gives the help, the manual pages and the completions.
 
 mod client_config;
 mod control;
+mod detect;
 mod doctor;
+mod screen;
 
-use std::path::PathBuf;
+use std::io::{self, IsTerminal, Write};
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Context;
-use clap::{CommandFactory, Parser, Subcommand};
-use serde_json::Value;
+use clap::{Args, CommandFactory, Parser, Subcommand};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 
-use crate::config::file::{self, Folders};
-use crate::config::{CacheSize, Config};
+use crate::config::{self, ConfigError, Loaded, Overrides, Surroundings};
 use crate::daemon;
 use crate::door::pages::encoded;
+use crate::ledger::status::{Health, Lookup, Status, Verify};
+use crate::os::clock::Clock;
 
-const EXIT_CODES: &str =
-    "Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 3 no node is running, 4 problems were found.";
+const EXIT_CODES: &str = "\
+Exit codes:
+  0  done
+  1  failed
+  2  wrong usage or configuration
+  3  no node is running
+  4  problems were found (doctor, verify)
+
+Files:
+  /etc/imirror, ~/.config/imirror            configuration: imirror.toml, then conf.d/*.toml
+  /var/lib/imirror, ~/.local/state/imirror   identity and access log
+  /var/cache/imirror, ~/.cache/imirror       what is stored
+Every key can be set by a variable, too: IMIRROR_CACHE_SIZE, IMIRROR_UPSTREAM_PROXY, …";
 
 /// A handful of ordinary machines act as one mirror of Linux packages.
 #[derive(Debug, Parser)]
 #[command(name = "imirror", version, after_help = EXIT_CODES, arg_required_else_help = true)]
 struct Arguments {
-    /// Read this file instead of the default ones.
-    #[arg(long, global = true, value_name = "FILE")]
-    config: Option<PathBuf>,
     /// What to log: error, warn, info, debug, trace, or a filter such as `imirror::flight=debug`.
-    #[arg(long, global = true, env = "IMIRROR_LOG", default_value = "info", value_name = "FILTER")]
-    log: String,
+    #[arg(long, global = true, env = "IMIRROR_LOG", hide_env_values = true, value_name = "FILTER")]
+    log: Option<String>,
+    #[command(flatten)]
+    settings: Settings,
     #[command(subcommand)]
     verb: Verb,
+}
+
+/// Flags that override the files and the environment.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Configuration")]
+struct Settings {
+    /// Read this file instead of the default ones.
+    #[arg(long, global = true, env = "IMIRROR_CONFIG", hide_env_values = true, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Where the control socket is.
+    #[arg(long, global = true, value_name = "PATH")]
+    socket: Option<PathBuf>,
+    /// Address and port for clients.
+    #[arg(long, global = true, value_name = "ADDRESS:PORT")]
+    listen: Option<String>,
+    /// Folder of objects and index.
+    #[arg(long, global = true, value_name = "FOLDER")]
+    cache_dir: Option<String>,
+    /// Folder of identity, token and access log.
+    #[arg(long, global = true, value_name = "FOLDER")]
+    state_dir: Option<String>,
+    /// Most that is stored: `50GiB`, or `80%` of the file system.
+    #[arg(long, global = true, value_name = "SIZE")]
+    cache_size: Option<String>,
+    /// The parent proxy, the only way out then.
+    #[arg(long, global = true, value_name = "URL")]
+    proxy: Option<String>,
+    /// Any key of the configuration: `--set clients.connect_ports=443,8443`.
+    #[arg(long = "set", global = true, value_name = "KEY=VALUE")]
+    set: Vec<String>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -38,15 +84,12 @@ enum Verb {
     /// Run the node in the foreground.
     Run,
     /// Show what the node holds and does.
-    Status {
-        #[arg(long)]
-        json: bool,
-    },
+    Status(Output),
     /// Say what a URL is, where it is, and what would happen to a request for it.
     Lookup {
         url: String,
-        #[arg(long)]
-        json: bool,
+        #[command(flatten)]
+        output: Output,
     },
     /// Forget a URL, or with --repo everything below it.
     Purge {
@@ -54,35 +97,42 @@ enum Verb {
         /// Forget everything that begins with the URL.
         #[arg(long)]
         repo: bool,
-        #[arg(long)]
-        json: bool,
+        #[command(flatten)]
+        output: Output,
     },
     /// Read everything that is stored and drop what is damaged.
-    Verify {
-        #[arg(long)]
-        json: bool,
-    },
-    /// Print the effective configuration, or check it.
+    Verify(Output),
+    /// Print the effective configuration and where each value came from, or check it.
     Config {
         #[command(subcommand)]
         verb: Option<ConfigVerb>,
+        #[command(flatten)]
+        output: Output,
     },
     /// Print what to write on a client.
     ClientConfig {
         family: client_config::Family,
-        /// The node as clients reach it.
-        #[arg(long, default_value = "localhost:3142", value_name = "HOST:PORT")]
-        node: String,
+        /// The node as clients reach it; the running node's address if there is one.
+        #[arg(long, value_name = "HOST:PORT")]
+        node: Option<String>,
+    },
+    /// Print the proxy for apt's Acquire::http::Proxy-Auto-Detect: the node here if it serves, else DIRECT.
+    AptProxyDetect {
+        /// What apt asks for; makes no difference.
+        uri: Option<String>,
+        /// Try these first, in order.
+        #[arg(long, value_name = "HOST:PORT")]
+        node: Vec<String>,
     },
     /// Look for what may keep the node from working, and say what to do.
-    Doctor {
-        #[arg(long)]
-        json: bool,
-    },
+    Doctor(Output),
     /// Print a completion script for a shell.
     Completions { shell: clap_complete::Shell },
-    /// Print the manual page.
-    Man,
+    /// Print the manual page, or write those of all verbs into a folder.
+    Man {
+        #[arg(long, value_name = "FOLDER")]
+        dir: Option<PathBuf>,
+    },
 }
 
 #[derive(Debug, Subcommand)]
@@ -91,205 +141,183 @@ enum ConfigVerb {
     Check,
 }
 
+#[derive(Debug, Clone, Copy, Args)]
+struct Output {
+    /// For programs: JSON.
+    #[arg(long)]
+    json: bool,
+}
+
 /// Runs the command line of this process.
 pub fn main() -> ExitCode {
-    let arguments = Arguments::parse();
-    match dispatch(arguments) {
+    match dispatch(Arguments::parse()) {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("imirror: {error:#}");
-            match () {
-                () if error.is::<file::ConfigError>() => ExitCode::from(2),
-                () if error.is::<control::NotRunning>() => ExitCode::from(3),
-                () => ExitCode::from(1),
+            let code = exit_code(&error);
+            if code != 0 {
+                // If nobody reads standard error any more, there is nothing to be done about it.
+                let _ = writeln!(io::stderr(), "imirror: {error:#}");
             }
+            ExitCode::from(code)
         }
     }
 }
 
+fn exit_code(error: &anyhow::Error) -> u8 {
+    match error {
+        // `imirror status | head`: who reads has seen enough.
+        e if e.downcast_ref::<io::Error>().is_some_and(|e| e.kind() == io::ErrorKind::BrokenPipe) => 0,
+        e if e.is::<ConfigError>() || e.is::<WrongUsage>() => 2,
+        e if e.is::<control::NotRunning>() => 3,
+        _ => 1,
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct WrongUsage(String);
+
 fn dispatch(arguments: Arguments) -> anyhow::Result<ExitCode> {
-    let config = || load(arguments.config.as_ref());
-    let ask = |method: &str, path: &str| -> anyhow::Result<Value> { control::ask(&config()?.socket, method, path) };
+    let settings = arguments.settings;
+    let load = || load(&settings, &Surroundings::here());
     match arguments.verb {
         Verb::Run => {
-            start_log(&arguments.log)?;
-            daemon::run(config()?)?;
-        }
-        Verb::Status { json } => print(&ask("GET", "/-/api/status")?, json, status_screen)?,
-        Verb::Lookup { url, json } => print(&ask("GET", &format!("/-/api/lookup?{}", encoded(&url)))?, json, pretty)?,
-        Verb::Purge { url, repo, json } => {
-            let prefix = if repo { "prefix=" } else { "" };
-            let gone = ask("POST", &format!("/-/api/purge?{prefix}{}", encoded(&url)))?;
-            print(&gone, json, |gone| format!("{gone} forgotten\n"))?;
-        }
-        Verb::Verify { json } => {
-            let report = ask("POST", "/-/api/verify")?;
-            print(&report, json, |r| format!("{} objects checked, {} dropped\n", r["objects"], r["dropped"]))?;
-            if report["dropped"] != 0 {
-                return Ok(ExitCode::from(4));
+            start_log(arguments.log.as_deref())?;
+            let loaded = load()?;
+            loaded.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
+            if let Some(problem) = loaded.token_problem {
+                return Err(ConfigError(vec![problem]).into());
             }
+            daemon::run(loaded.config)?;
         }
-        Verb::Config { verb: None } => print!("{}", effective(&config()?)),
-        Verb::Config { verb: Some(ConfigVerb::Check) } => {
-            config()?;
-            println!("the configuration is right");
+        Verb::Status(output) => {
+            let node = load()?.config.socket;
+            let (status, health): (Status, Health) =
+                (ask(&node, "GET", "/-/api/status")?, ask(&node, "GET", "/-/api/health")?);
+            print(&status, output, |status| screen::status(status, &health, Clock::system().now()))?;
         }
-        Verb::ClientConfig { family, node } => print!("{}", client_config::recipe(family, &node)),
-        Verb::Doctor { json } => return doctor::examine(&config()?, json),
+        Verb::Lookup { url, output } => {
+            let path = format!("/-/api/lookup?{}", encoded(&url));
+            let found: Lookup = ask(&load()?.config.socket, "GET", &path)?;
+            print(&found, output, |found| screen::lookup(found, Clock::system().now()))?;
+        }
+        Verb::Purge { url, repo, output } => {
+            let prefix = if repo { "prefix=" } else { "" };
+            let path = format!("/-/api/purge?{prefix}{}", encoded(&url));
+            let gone: u64 = ask(&load()?.config.socket, "POST", &path)?;
+            print(&gone, output, |gone| format!("{gone} forgotten\n"))?;
+        }
+        Verb::Verify(output) => {
+            let report: Verify = ask(&load()?.config.socket, "POST", "/-/api/verify")?;
+            print(&report, output, screen::verify)?;
+            return Ok(ExitCode::from(if report.dropped == 0 { 0 } else { 4 }));
+        }
+        Verb::Config { verb: None, output } => {
+            let loaded = load()?;
+            warn(&loaded);
+            print(&loaded.shown, output, |shown| screen::configuration(shown, &loaded))?;
+        }
+        Verb::Config { verb: Some(ConfigVerb::Check), .. } => check(load()?)?,
+        Verb::ClientConfig { family, node } => {
+            let node = node.map_or_else(|| load().map(|loaded| local_address(&loaded)), Ok)?;
+            write(&client_config::recipe(family, &node))?;
+        }
+        Verb::AptProxyDetect { uri: _, node } => write(&detect::proxy(&node, load().ok().map(|l| l.config.listen)))?,
+        Verb::Doctor(output) => {
+            let loaded = load()?;
+            warn(&loaded);
+            let findings = doctor::examine(&loaded.config);
+            print(&findings, output, |findings| doctor::screen(findings))?;
+            return Ok(ExitCode::from(if doctor::is_well(&findings) { 0 } else { 4 }));
+        }
         Verb::Completions { shell } => {
-            clap_complete::generate(shell, &mut Arguments::command(), "imirror", &mut std::io::stdout());
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Arguments::command(), "imirror", &mut script);
+            io::stdout().write_all(&script)?;
         }
-        Verb::Man => clap_mangen::Man::new(Arguments::command()).render(&mut std::io::stdout())?,
+        Verb::Man { dir: None } => clap_mangen::Man::new(Arguments::command()).render(&mut io::stdout())?,
+        Verb::Man { dir: Some(dir) } => {
+            std::fs::create_dir_all(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
+            clap_mangen::generate_to(Arguments::command(), &dir)
+                .with_context(|| format!("cannot write to {}", dir.display()))?;
+        }
     }
     Ok(ExitCode::SUCCESS)
 }
 
-fn load(named: Option<&PathBuf>) -> anyhow::Result<Config> {
-    let environment = |name: &str| std::env::var(name).ok();
-    let is_root = rustix::process::geteuid().is_root();
-    let files = match named {
-        Some(path) => vec![path.clone()],
-        None => file::default_files(is_root, &environment),
+fn load(settings: &Settings, here: &Surroundings) -> anyhow::Result<Loaded> {
+    let mut overrides =
+        Overrides { file: settings.config.clone(), socket: settings.socket.clone(), settings: Vec::new() };
+    let mut set = |flag: &str, key: &str, value: &Option<String>| {
+        if let Some(value) = value {
+            overrides.settings.push((flag.to_owned(), key.to_owned(), value.clone()));
+        }
     };
-    let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
-    let mut folders = Folders::of_user(is_root, &environment);
-    if named.is_some() {
-        // A node with a file of its own has a socket of its own: several may run beside each other.
-        folders.socket = PathBuf::new();
+    for pair in &settings.set {
+        let (key, value) =
+            pair.split_once('=').ok_or_else(|| WrongUsage(format!("--set {pair}: expected KEY=VALUE")))?;
+        set("--set", key.trim(), &Some(value.to_owned()));
     }
-    let mut config = file::load(&files, &folders, &host, &environment)?;
-    if config.socket.as_os_str().is_empty() {
-        config.socket = config.state_dir.join("control.sock");
-    }
-    Ok(config)
+    set("--listen", "listen", &settings.listen);
+    set("--cache-dir", "cache_dir", &settings.cache_dir);
+    set("--state-dir", "state_dir", &settings.state_dir);
+    set("--cache-size", "cache_size", &settings.cache_size);
+    set("--proxy", "upstream.proxy", &settings.proxy);
+    Ok(config::load(&overrides, here)?)
 }
 
-fn start_log(filter: &str) -> anyhow::Result<()> {
-    use std::io::IsTerminal;
-    let filter = tracing_subscriber::EnvFilter::try_new(filter).context("--log is no filter")?;
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
-    match std::io::stderr().is_terminal() {
-        true => log.without_time().init(),
-        // The journal has its own time stamps and no colours.
-        false => log.without_time().with_ansi(false).init(),
+fn ask<T: DeserializeOwned>(socket: &Path, method: &str, path: &str) -> anyhow::Result<T> {
+    let answer = control::ask(socket, method, path)?;
+    serde_json::from_value(answer).context("the node answers in another way: is it of another version?")
+}
+
+fn warn(loaded: &Loaded) {
+    for warning in &loaded.warnings {
+        let _ = writeln!(io::stderr(), "imirror: warning: {warning}");
     }
+    if let Some(problem) = &loaded.token_problem {
+        let _ = writeln!(io::stderr(), "imirror: warning: {problem}");
+    }
+}
+
+fn check(loaded: Loaded) -> anyhow::Result<()> {
+    if let Some(problem) = loaded.token_problem {
+        return Err(ConfigError(vec![problem]).into());
+    }
+    warn(&loaded);
+    write(&screen::checked(&loaded.files))
+}
+
+/// The running node's address; else a guess from the configuration.
+fn local_address(loaded: &Loaded) -> String {
+    let running = control::ask(&loaded.config.socket, "GET", "/-/api/status").ok();
+    let address = running.and_then(|status| Some(status["node"]["address"].as_str()?.to_owned()));
+    address.unwrap_or_else(|| match loaded.config.listen {
+        listen if listen.ip().is_unspecified() => format!("localhost:{}", listen.port()),
+        listen => listen.to_string(),
+    })
+}
+
+fn start_log(filter: Option<&str>) -> anyhow::Result<()> {
+    let variable = std::env::var("RUST_LOG").ok();
+    let filter = filter.or(variable.as_deref()).filter(|text| !text.is_empty()).unwrap_or("info");
+    let filter = tracing_subscriber::EnvFilter::try_new(filter)
+        .map_err(|e| WrongUsage(format!("--log {filter}: {e}; expected a level such as `debug`")))?;
+    // The journal has its own time stamps and no colours; a person sees when a line comes.
+    let colours = io::stderr().is_terminal() && std::env::var_os("INVOCATION_ID").is_none();
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_target(false);
+    log.without_time().with_ansi(colours).init();
     Ok(())
 }
 
-fn print(value: &Value, json: bool, human: impl Fn(&Value) -> String) -> anyhow::Result<()> {
-    use std::io::Write;
-    let text = if json { format!("{}\n", serde_json::to_string_pretty(value)?) } else { human(value) };
-    match std::io::stdout().write_all(text.as_bytes()) {
-        Err(e) if e.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
-        other => Ok(other?),
-    }
+fn print<T: Serialize>(value: &T, output: Output, human: impl Fn(&T) -> String) -> anyhow::Result<()> {
+    let text = if output.json { format!("{}\n", serde_json::to_string_pretty(value)?) } else { human(value) };
+    write(&text)
 }
 
-fn status_screen(status: &Value) -> String {
-    let (node, cache, traffic) = (&status["node"], &status["cache"], &status["traffic"]);
-    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-    let bytes = |value: &Value| human_bytes(value.as_u64().unwrap_or(0));
-    let mut screen = format!(
-        "{}  imirror {}  {}\n\n  stored     {} objects, {} of {}\n  requests   {}: {} hits, {} misses, {} while upstream was down, {} errors\n  \
-         to clients {}\n  upstream   {}\n",
-        text(&node["name"]),
-        text(&node["version"]),
-        text(&node["address"]),
-        cache["objects"],
-        bytes(&cache["bytes"]),
-        bytes(&cache["limit_bytes"]),
-        traffic["requests"],
-        traffic["hits"],
-        traffic["misses"],
-        traffic["stale"],
-        traffic["errors"],
-        bytes(&traffic["bytes_to_clients"]),
-        bytes(&traffic["bytes_from_upstream"]),
-    );
-    for flight in status["flights"].as_array().into_iter().flatten() {
-        let total = flight["total"].as_u64().map_or_else(|| "?".into(), human_bytes);
-        let line = format!(
-            "  loading    {} of {total}, {} readers  {}\n",
-            bytes(&flight["bytes"]),
-            flight["readers"],
-            text(&flight["url"])
-        );
-        screen.push_str(&line);
-    }
-    screen
-}
-
-fn pretty(value: &Value) -> String {
-    let mut out = String::new();
-    for (name, value) in value.as_object().into_iter().flatten() {
-        let value = match value {
-            Value::Null => "-".into(),
-            Value::String(text) => text.clone(),
-            other => other.to_string(),
-        };
-        out.push_str(&format!("{name:<8} {value}\n"));
-    }
-    out
-}
-
-fn human_bytes(bytes: u64) -> String {
-    let units = ["B", "KiB", "MiB", "GiB", "TiB"];
-    let mut value = bytes as f64;
-    let mut unit = 0;
-    while value >= 1024.0 && unit + 1 < units.len() {
-        value /= 1024.0;
-        unit += 1;
-    }
-    if unit == 0 { format!("{bytes} B") } else { format!("{value:.1} {}", units[unit]) }
-}
-
-/// The values that count, one a line; secrets are only said to be there.
-fn effective(config: &Config) -> String {
-    let size = match config.cache_size {
-        CacheSize::Bytes(bytes) => human_bytes(bytes),
-        CacheSize::Percent(percent) => format!("{percent}%"),
-    };
-    let lines = [
-        ("name", config.name.clone()),
-        ("listen", config.listen.to_string()),
-        ("state_dir", config.state_dir.display().to_string()),
-        ("cache_dir", config.cache_dir.display().to_string()),
-        ("cache_size", size),
-        ("memory_size", human_bytes(config.memory_size)),
-        ("clients.allow", format!("{:?}", config.clients.allow.iter().map(ToString::to_string).collect::<Vec<_>>())),
-        ("clients.connect_ports", format!("{:?}", config.clients.connect_ports)),
-        ("upstream.proxy", config.upstream.proxy.as_ref().map_or("none".into(), |p| format!("{}:{}", p.host, p.port))),
-        ("repos", format!("{:?}", config.repos.keys().collect::<Vec<_>>())),
-        ("freshness.metadata", format!("{:?}", config.freshness.metadata)),
-        ("freshness.package", format!("{:?}", config.freshness.package)),
-        ("log.access", format!("{:?}", config.access_log)),
-        ("control socket", config.socket.display().to_string()),
-    ];
-    lines.iter().map(|(name, value)| format!("{name:<22} {value}\n")).collect()
+fn write(text: &str) -> anyhow::Result<()> {
+    Ok(io::stdout().write_all(text.as_bytes())?)
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_command_line_is_consistent() {
-        Arguments::command().debug_assert();
-    }
-
-    #[test]
-    fn sizes_for_people() {
-        for (bytes, text) in [(0, "0 B"), (1023, "1023 B"), (1024, "1.0 KiB"), (50 << 30, "50.0 GiB")] {
-            assert_eq!(human_bytes(bytes), text);
-        }
-    }
-
-    #[test]
-    fn the_status_screen() {
-        let status = serde_json::to_value(crate::ledger::Status::example()).unwrap();
-        let screen = status_screen(&status);
-        assert!(screen.starts_with("lab1  imirror 0.1.0  192.0.2.1:3142\n"), "{screen}");
-        assert!(screen.contains("4711 objects, 12.0 GiB of 50.0 GiB"), "{screen}");
-        assert!(screen.contains("1000: 800 hits, 150 misses, 3 while upstream was down, 2 errors"), "{screen}");
-    }
-}
+mod tests;

@@ -1,6 +1,11 @@
-//! The configuration as it is meant. `file` holds it as it is written; nothing else of the program sees an invalid value.
+//! The configuration as it is meant; nothing else of the program sees an invalid value. `written` holds it as it is
+//! written, `meant` turns the one into the other, `load` finds what there is to read on this machine.
 
-pub mod file;
+pub mod keys;
+mod load;
+mod meant;
+pub mod units;
+pub mod written;
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
@@ -8,6 +13,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use ipnet::IpNet;
+
+pub use load::{ConfigError, Loaded, Overrides, Shown, Surroundings, load};
 
 /// Everything that can be set. Every value has a default.
 #[derive(Debug, Clone)]
@@ -161,14 +168,4 @@ impl std::fmt::Debug for Secret {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("(secret)")
     }
-}
-
-/// `HOST:PORT`, an IPv6 host in brackets.
-fn authority(text: &str) -> Option<(String, u16)> {
-    let (host, port) = text.rsplit_once(':')?;
-    let host = host.strip_prefix('[').and_then(|h| h.strip_suffix(']')).unwrap_or(host);
-    let legal =
-        !host.is_empty() && host.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_' | b':'));
-    legal.then_some(())?;
-    Some((host.to_owned(), port.parse().ok().filter(|port| *port != 0)?))
 }

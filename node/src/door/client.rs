@@ -6,8 +6,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::header::TRANSFER_ENCODING;
-use http::{HeaderMap, Method, Request, Response, StatusCode};
+use http::header::{CONNECTION, TRANSFER_ENCODING};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
@@ -119,6 +119,7 @@ impl Door {
     ) -> Response<ReplyBody> {
         let mut meter = Meter::start(&self.ledger, &self.clock, client, request.method(), request.headers());
         let head_only = request.method() == Method::HEAD;
+        let is_connect = request.method() == Method::CONNECT;
         let mut reply = match self.clients.allow.iter().any(|net| net.contains(&client)) {
             true => self.route(request, &mut meter).await.unwrap_or_else(|fault| {
                 self.ledger.failed(&fault);
@@ -133,6 +134,10 @@ impl Door {
         let mut response = Response::new(ReplyBody::new(reply.content, self.journey.clone(), outbox, meter));
         *response.status_mut() = reply.status;
         *response.headers_mut() = reply.fields;
+        if is_connect && !response.status().is_success() {
+            // What follows was meant for the tunnel and is not to be read as requests.
+            response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+        }
         response
     }
 

@@ -3,5 +3,6 @@
 mod body;
 pub mod client;
 mod meter;
+mod page;
 pub mod pages;
 mod upload;

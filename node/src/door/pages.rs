@@ -4,6 +4,7 @@ use futures_util::future::BoxFuture;
 use http::header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, X_CONTENT_TYPE_OPTIONS};
 use http::{HeaderValue, Method, Response, StatusCode};
 
+use super::page;
 use crate::fault::Fault;
 use crate::ledger::status::{Health, Lookup, Status, Verify};
 
@@ -23,8 +24,12 @@ pub async fn answer(operations: &dyn Operations, method: &Method, path: &str, tr
     let (path, query) = path.split_once('?').unwrap_or((path, ""));
     let reads = method == Method::GET || method == Method::HEAD;
     match path {
-        "/" | "/-" | "/-/" if reads => page(&operations.status()),
+        "/" | "/-" | "/-/" if reads => {
+            let body = page::render(&operations.status(), &operations.health());
+            text(StatusCode::OK, "text/html; charset=utf-8", body)
+        }
         "/-/api/status" if reads => json(&operations.status()),
+        "/-/api/health" if reads => json(&operations.health()),
         "/-/metrics" if reads => text(StatusCode::OK, "text/plain; version=0.0.4", operations.metrics()),
         "/-/health" if reads => health(&operations.health()),
         "/-/api/lookup" if reads && trusted => json_result(operations.lookup(decoded(query)).await),
@@ -33,7 +38,7 @@ pub async fn answer(operations: &dyn Operations, method: &Method, path: &str, tr
             json_result(operations.purge(decoded(url), prefix).await)
         }
         "/-/api/verify" if method == Method::POST && trusted => json_result(operations.verify().await),
-        "/" | "/-" | "/-/" | "/-/api/status" | "/-/metrics" | "/-/health" => {
+        "/" | "/-" | "/-/" | "/-/api/status" | "/-/api/health" | "/-/metrics" | "/-/health" => {
             text(StatusCode::METHOD_NOT_ALLOWED, "text/plain", "these pages can only be read\n".into())
         }
         _ => text(StatusCode::NOT_FOUND, "text/plain", "there is no such page; see /-/\n".into()),
@@ -97,45 +102,10 @@ fn text(status: StatusCode, kind: &'static str, body: String) -> Response<String
     response
 }
 
-fn page(status: &Status) -> Response<String> {
-    let t = &status.traffic;
-    let row = |name: &str, value: String| format!("<tr><th scope=row>{name}<td>{}", escaped(&value));
-    let rows = [
-        row("requests", t.requests.to_string()),
-        row("hits", t.hits.to_string()),
-        row("misses", t.misses.to_string()),
-        row("served while upstream was down", t.stale.to_string()),
-        row("errors", t.errors.to_string()),
-        row("bytes to clients", t.bytes_to_clients.to_string()),
-        row("bytes from upstream", t.bytes_from_upstream.to_string()),
-        row("objects", status.cache.objects.to_string()),
-        row("bytes stored", format!("{} of {}", status.cache.bytes, status.cache.limit_bytes)),
-        row("downloads in progress", status.flights.len().to_string()),
-    ]
-    .join("\n");
-    let (name, address, version) =
-        (escaped(&status.node.name), escaped(&status.node.address), escaped(&status.node.version));
-    let body = format!(
-        "<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content='width=device-width'>\
-         <title>imirror {name}</title><style>:root{{color-scheme:light dark}}body{{font:1rem system-ui;margin:2rem auto;\
-         max-width:45rem;padding:0 1rem}}th{{text-align:left;padding-right:2rem;font-weight:normal}}\
-         td{{font-variant-numeric:tabular-nums}}pre{{overflow:auto;padding:.5rem;border:1px solid}}</style>\
-         <h1>imirror {name}</h1><p>Version {version}. <a href='/-/api/status'>status</a>, <a href='/-/metrics'>metrics</a>, \
-         <a href='/-/health'>health</a>.</p><table>\n{rows}\n</table><h2>To use this node</h2>\
-         <pre>apt      Acquire::http::Proxy \"http://{address}\";\ndnf      proxy=http://{address}\n\
-         zypper   http_proxy=http://{address}\npacman   CacheServer = http://{address}/MIRROR-HOST/PATH\n\
-         apk      http_proxy=http://{address}\nHTTPS    http://{address}/HTTPS///HOST/PATH</pre>\n"
-    );
-    text(StatusCode::OK, "text/html; charset=utf-8", body)
-}
-
-fn escaped(text: &str) -> String {
-    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;").replace('\'', "&#39;")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::sync::atomic::{AtomicU64, Ordering};
 
     #[test]
     fn a_query_comes_through_as_it_was() {
@@ -144,6 +114,84 @@ mod tests {
             assert!(there.is_ascii() && !there.contains(['?', '&', '#', ' ']), "{there}");
             assert_eq!(decoded(&there), text);
         }
-        assert_eq!(escaped("<a href='x'>\"&"), "&lt;a href=&#39;x&#39;&gt;&quot;&amp;");
+    }
+
+    /// A node that counts what it is told to do.
+    #[derive(Default)]
+    struct Fake {
+        health: Health,
+        changes: AtomicU64,
+    }
+
+    impl Operations for Fake {
+        fn status(&self) -> Status {
+            Status::example()
+        }
+        fn health(&self) -> Health {
+            self.health.clone()
+        }
+        fn metrics(&self) -> String {
+            "imirror_flights 1\n".into()
+        }
+        fn lookup(&self, url: String) -> BoxFuture<'_, Result<Lookup, Fault>> {
+            Box::pin(async move { Err(Fault::bad_request(url)) })
+        }
+        fn purge(&self, url: String, prefix: bool) -> BoxFuture<'_, Result<u64, Fault>> {
+            self.changes.fetch_add(1, Ordering::Relaxed);
+            Box::pin(async move { Ok(url.len() as u64 + u64::from(prefix)) })
+        }
+        fn verify(&self) -> BoxFuture<'_, Result<Verify, Fault>> {
+            self.changes.fetch_add(1, Ordering::Relaxed);
+            Box::pin(async move { Ok(Verify { objects: 3, ..Verify::default() }) })
+        }
+    }
+
+    async fn asked(node: &Fake, method: &str, path: &str, trusted: bool) -> (u16, String) {
+        let method = Method::from_bytes(method.as_bytes()).unwrap();
+        let answer = answer(node, &method, path, trusted).await;
+        assert!(answer.headers()[CONTENT_SECURITY_POLICY].to_str().unwrap().starts_with("default-src 'none'"));
+        (answer.status().as_u16(), answer.into_body())
+    }
+
+    #[tokio::test]
+    async fn clients_can_read_and_not_change() {
+        let node = Fake::default();
+        for (path, start) in [
+            ("/-/", "<!doctype html>"),
+            ("/", "<!doctype html>"),
+            ("/-/api/status", "{\"node\":{\"name\":\"lab1\""),
+            ("/-/api/health", "{\"degraded\":[]"),
+            ("/-/metrics", "imirror_flights 1"),
+            ("/-/health?x", "ok\n"),
+        ] {
+            let (status, body) = asked(&node, "GET", path, false).await;
+            assert!(status == 200 && body.starts_with(start), "{path}: {status} {body}");
+            assert_eq!(asked(&node, "POST", path.trim_end_matches("?x"), false).await.0, 405, "{path}");
+        }
+        for (method, path) in
+            [("POST", "/-/api/purge?x"), ("POST", "/-/api/verify"), ("GET", "/-/api/lookup?x"), ("GET", "/-/nothing")]
+        {
+            assert_eq!(asked(&node, method, path, false).await.0, 404, "{path}");
+        }
+        assert_eq!(node.changes.load(Ordering::Relaxed), 0);
+    }
+
+    #[tokio::test]
+    async fn the_control_socket_can_change() {
+        let node = Fake::default();
+        assert_eq!(asked(&node, "POST", "/-/api/purge?a%3Fb", true).await, (200, "3".into()));
+        assert_eq!(asked(&node, "POST", "/-/api/purge?prefix=ab", true).await, (200, "3".into()));
+        assert!(asked(&node, "POST", "/-/api/verify", true).await.1.contains("\"objects\":3"));
+        assert_eq!(node.changes.load(Ordering::Relaxed), 3);
+        assert_eq!(asked(&node, "GET", "/-/api/purge?x", true).await.0, 404, "reading changes nothing");
+        let (status, body) = asked(&node, "GET", "/-/api/lookup?x%26y", true).await;
+        assert_eq!((status, body.as_str()), (400, "bad request: x&y\n"));
+    }
+
+    #[tokio::test]
+    async fn a_degraded_node_says_why() {
+        let node =
+            Fake { health: Health { degraded: vec!["disk full".into()], ..Health::default() }, ..Fake::default() };
+        assert_eq!(asked(&node, "GET", "/-/health", false).await, (503, "degraded\ndisk full\n".into()));
     }
 }

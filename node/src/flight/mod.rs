@@ -32,6 +32,9 @@ pub const HELD_BACK: u64 = 64 * 1024;
 /// A reader this far ahead of the download gets a request of its own for its range (R8h).
 const FAR_AHEAD: u64 = 1024 * 1024;
 
+/// Longest body of unknown length that is shared while it comes.
+const ENDLESS: u64 = 8 * 1024 * 1024;
+
 /// Side requests of one flight at the same time.
 const SIDE_REQUESTS_MAX: usize = 4;
 
@@ -72,6 +75,7 @@ pub struct Flight {
     /// Bytes have arrived, or the phase has changed.
     news: Notify,
     readers: AtomicUsize,
+    had_readers: AtomicBool,
     side: Mutex<SideRequests>,
     source: Mutex<Arc<str>>,
 }
@@ -111,7 +115,19 @@ impl Flights {
 
     /// The flight of this key, if one is in progress.
     pub fn join(&self, key: &KeyHash) -> Option<Arc<Flight>> {
-        self.0.in_progress().get(key).cloned()
+        // A body of no announced length that is this long already may have no end: nobody else is tied to it.
+        let endless = |flight: &Flight| flight.growing.total().is_none() && flight.growing.present_until(0) > ENDLESS;
+        self.0.in_progress().get(key).filter(|flight| !endless(flight)).cloned()
+    }
+
+    /// As `join`; a flight that has all its bytes and is just landing is waited for, and then there is none any more.
+    pub async fn join_in_the_air(&self, key: &KeyHash) -> Option<Arc<Flight>> {
+        let flight = self.join(key)?;
+        if !flight.is_complete() {
+            return Some(flight);
+        }
+        flight.landed().await;
+        None
     }
 
     /// Begins a flight. When the store cannot take it, the answer comes back with the reason, to be passed on as it is.
@@ -135,6 +151,7 @@ impl Flights {
             phase: Mutex::new(Phase::Flying),
             news: Notify::new(),
             readers: AtomicUsize::new(0),
+            had_readers: AtomicBool::new(false),
             side: Mutex::default(),
             source: Mutex::new(answer.via.to_string().into()),
             growing,
@@ -153,6 +170,10 @@ impl Flights {
     pub async fn suspend_all(&self) {
         let flights: Vec<_> = self.0.in_progress().values().cloned().collect();
         for flight in &flights {
+            if flight.is_complete() {
+                flight.landed().await;
+                continue;
+            }
             self.end(flight, Phase::Failed(Fault::internal("the node is stopping"))).await;
         }
     }
@@ -162,6 +183,8 @@ impl Flights {
         if let Phase::Failed(fault) = &phase {
             let worthless =
                 matches!(fault.cause, Cause::Changed { .. } | Cause::WrongDigest { .. } | Cause::TooLarge { .. });
+            // Where a body of unknown length broke off nobody can say what is missing.
+            let worthless = worthless || flight.growing.total().is_none();
             let growing = flight.growing.clone();
             let _ = tasks::blocking("end a download", move || {
                 if worthless || growing.suspend().is_err() {
@@ -260,6 +283,24 @@ impl Flight {
             _ if self.readers.load(Ordering::Relaxed) > 0 => true,
             None => false,
             Some(total) => self.plan().class != Class::Other || present >= total / 2,
+        }
+    }
+
+    /// All bytes are there.
+    fn is_complete(&self) -> bool {
+        self.growing.total().is_some_and(|total| self.growing.missing(0..total).is_none())
+    }
+
+    /// Waits until the flight has ended, well or not.
+    async fn landed(&self) {
+        loop {
+            let news = self.news();
+            let mut news = std::pin::pin!(news);
+            news.as_mut().enable();
+            if !matches!(&*self.phase(), Phase::Flying) {
+                return;
+            }
+            news.await;
         }
     }
 

@@ -263,10 +263,6 @@ impl Flight {
         if complete { NextGap::Complete(total) } else { NextGap::UnderWay }
     }
 
-    fn is_complete(&self) -> bool {
-        self.growing.total().is_some_and(|total| self.growing.missing(0..total).is_none())
-    }
-
     /// The first part of a gap that no side request is fetching.
     fn free_part(&self, gap: Range<u64>) -> Option<Range<u64>> {
         let side = self.side();
@@ -304,7 +300,10 @@ impl Flight {
                 }
             }
         };
-        tokio::time::timeout(LONELY_MAX, somebody)
+        // A body without a known end may have none: it goes with its last reader.
+        let endless = self.growing.total().is_none() && self.had_readers.load(Ordering::Relaxed);
+        let patience = if endless { Duration::ZERO } else { LONELY_MAX };
+        tokio::time::timeout(patience, somebody)
             .await
             .map_err(|_| Fault::internal("all clients left and it was not worth going on"))
     }

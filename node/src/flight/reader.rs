@@ -37,6 +37,7 @@ enum Wait {
 impl Reader {
     pub(super) fn new(flight: Arc<Flight>) -> Self {
         flight.readers.fetch_add(1, Ordering::Relaxed);
+        flight.had_readers.store(true, Ordering::Relaxed);
         Self { flight, detour: None }
     }
 

@@ -93,6 +93,11 @@ impl Journey {
             match open.get(&question.key) {
                 Some(asked) => (asked.clone(), true),
                 None => {
+                    // It may have been answered by a download since the caller looked: a flight is in its list before
+                    // its question leaves this one.
+                    if let Some(flight) = self.0.flights.join(&question.key) {
+                        return (Resolution::Flight(flight), true);
+                    }
                     let (answer, asked) = watch::channel(None);
                     open.insert(question.key, asked.clone());
                     let journey = self.clone();

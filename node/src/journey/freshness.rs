@@ -4,8 +4,8 @@
 use std::time::Duration;
 
 use http::header::{
-    AUTHORIZATION, CACHE_CONTROL, CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, COOKIE,
-    DATE, ETAG, HeaderName, IF_MODIFIED_SINCE, IF_NONE_MATCH, LAST_MODIFIED, PRAGMA, SET_COOKIE, TE, TRAILER,
+    AGE, AUTHORIZATION, CACHE_CONTROL, CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE,
+    COOKIE, DATE, ETAG, HeaderName, IF_MODIFIED_SINCE, IF_NONE_MATCH, LAST_MODIFIED, PRAGMA, SET_COOKIE, TE, TRAILER,
     TRANSFER_ENCODING, UPGRADE, VARY,
 };
 use http::{HeaderMap, HeaderValue, StatusCode};
@@ -217,8 +217,7 @@ fn is_kept(name: &HeaderName) -> bool {
         COOKIE,
         AUTHORIZATION,
     ];
-    !DROPPED.contains(name)
-        && !matches!(name.as_str(), "keep-alive" | "proxy-authenticate" | "proxy-connection" | "age")
+    !DROPPED.contains(name) && !matches!(name.as_str(), "keep-alive" | "proxy-authenticate" | "proxy-connection")
 }
 
 /// What of an answer's head is stored.
@@ -234,6 +233,7 @@ pub fn stored_head(fields: &HeaderMap) -> Head {
 /// A stored head with the fields of a 304 (RFC 9111 3.2).
 pub fn updated(head: &Head, fields: &HeaderMap) -> Head {
     let mut updated = head.clone();
+    updated.fields.remove(AGE);
     for name in fields.keys().filter(|name| is_kept(name) && **name != CONTENT_ENCODING && **name != CONTENT_TYPE) {
         updated.fields.remove(name);
         for value in fields.get_all(name) {
@@ -256,7 +256,8 @@ pub fn lifetime(fields: &HeaderMap) -> Option<Duration> {
             _ => {}
         }
     }
-    shared.or(max_age).map(Duration::from_secs)
+    let age = fields.get(AGE).and_then(|v| v.to_str().ok()).map_or(0, delta_seconds);
+    shared.or(max_age).map(|seconds| Duration::from_secs(seconds.saturating_sub(age)))
 }
 
 /// RFC 9111 1.2.2: what overflows is 2^31, what is no number is zero.
@@ -400,6 +401,10 @@ mod tests {
         assert_eq!(of("max-age=-1"), Some(0));
         assert_eq!(of("max-age=600, no-cache"), None);
         assert_eq!(of("public"), None);
+        for (age, left) in [("100", 500), ("99999999999999999999", 0)] {
+            let fields = fields(&[("cache-control", "max-age=600"), ("age", age)]);
+            assert_eq!(lifetime(&fields), Some(Duration::from_secs(left)));
+        }
     }
 
     #[test]

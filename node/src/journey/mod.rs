@@ -4,10 +4,13 @@
 //! Knows no connection and no socket: the door brings a request and takes a reply.
 
 mod ask;
+pub mod cache_control;
+pub mod conditional;
 pub mod freshness;
 mod pass;
 pub mod range;
 mod reply;
+pub mod rfc9111;
 mod segments;
 mod select;
 pub mod target;
@@ -150,6 +153,7 @@ impl Journey {
         {
             return Ok(self.stored_reply(asked, entry, blob, Outcome::Hit));
         }
+        let flight = self.0.flights.join_in_the_air(&key).await;
         let cached = self.cached(asked).await;
         match self.decide(&classified, cached.as_ref().map(|(entry, _)| entry), demand) {
             Decision::Serve => {
@@ -157,7 +161,7 @@ impl Journey {
                 Ok(self.stored_reply(asked, entry, blob, Outcome::Hit))
             }
             Decision::NotCached => Ok(self.not_cached(asked)),
-            Decision::Fetch | Decision::Revalidate => match self.0.flights.join(&key) {
+            Decision::Fetch | Decision::Revalidate => match flight {
                 Some(flight) if asked.method == Method::GET => {
                     Ok(self.flying_reply(asked, &flight, Outcome::Collapsed))
                 }

@@ -3,7 +3,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::ops::Range;
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -16,7 +16,6 @@ use sha2::digest::DynDigest;
 use super::blob::Blob;
 use super::files::{self, nofollow, sealed, unsealed};
 use super::groups::{self, GROUP};
-use super::index::Change;
 use super::object::{Entry, Plan, head_from_disk, head_on_disk};
 use super::ranges::Ranges;
 use super::{ObjectId, Store};
@@ -105,7 +104,7 @@ impl Growing {
 
     fn new(store: &Store, plan: Plan, file: File, present: Ranges) -> std::io::Result<Arc<Self>> {
         let mapping = plan.total.map(|total| Mapping::new(file.try_clone()?, total)).transpose()?;
-        store.grow(plan.total.unwrap_or(0));
+        store.grow(plan.total.unwrap_or_else(|| present.bytes()));
         let hashing = Hashing { digest: plan.digest.as_ref().map(|d| hasher(d.algorithm())), ..Hashing::default() };
         Ok(Arc::new(Self {
             store: store.clone(),
@@ -233,11 +232,29 @@ impl Growing {
         Ok(())
     }
 
-    /// Makes a sealed file an object and tells the index: synced, renamed, its folder synced, then indexed.
+    /// Makes a sealed file an object. Look-ups see it at once; the index on disk names it only when the file and its folder
+    /// have been synced, which goes on behind, so that a slow disk holds nobody. After a crash in between it is as if
+    /// it had never been stored, or it is found by the scan and checked like all others.
     pub async fn publish(self: &Arc<Self>) -> Result<Arc<Entry>, Fault> {
         let growing = self.clone();
         let published = tasks::blocking("publish an object", move || growing.publish_now()).await;
-        published.unwrap_or_else(|panic| Err(Fault::internal(panic.to_string())))
+        let entry = published.unwrap_or_else(|panic| Err(Fault::internal(panic.to_string())))?;
+        let (growing, synced) = (self.clone(), entry.clone());
+        let settling = self.store.settling();
+        tasks::blocking("sync an object", move || {
+            growing.make_durable(&synced);
+            drop(settling);
+        });
+        Ok(entry)
+    }
+
+    fn make_durable(&self, entry: &Arc<Entry>) {
+        let path = self.store.files().object(&entry.object);
+        match self.file.sync_data().and_then(|()| files::sync_folder_of(&path)) {
+            Ok(()) => self.store.put_if_current(entry),
+            // What could not be synced is lost, whatever a later sync says.
+            Err(e) => self.store.drop_damaged(entry, &Fault::disk(path.display(), &e)),
+        }
     }
 
     fn publish_now(&self) -> Result<Arc<Entry>, Fault> {
@@ -246,21 +263,25 @@ impl Growing {
         let files = self.store.files();
         let path = files.object(&object);
         let error = |e: std::io::Error| Fault::disk(path.display(), &e);
-        self.file.sync_data().map_err(error)?;
         let values = std::mem::take(&mut self.hashing().values);
         if values.len() > 1 {
             files::write_whole(&files.values(&object), values.as_flattened()).map_err(error)?;
         }
         let entry = Arc::new(Entry::new(&self.plan, object, total, self.store.clock().now()));
+        // From here until look-ups see the entry nobody may delete an object of this name.
+        let naming = self.store.naming();
         files.write_entry(&entry).map_err(error)?;
         // Also over an identical object that may have rotted: these bytes have just been hashed.
+        if !self.has_its_name() {
+            return Err(Fault::internal("a newer download of the same key has taken its place"));
+        }
         fs::rename(files.partial(&self.plan.key), &path).map_err(error)?;
-        files::sync_folder_of(&path).map_err(error)?;
         let _ = fs::remove_file(files.journal(&self.plan.key));
         self.ended.store(true, Ordering::Relaxed);
         let blob = self.mapping.as_ref().and_then(|m| Blob::fresh(object, m, values, self.store.clock()));
         self.store.forget_hot(&self.plan.key);
-        self.store.change(Change::Put(entry.clone()));
+        self.store.announce(&entry);
+        drop(naming);
         if let Some(blob) = blob {
             self.store.keep_hot(&entry, &Arc::new(blob));
         }
@@ -276,7 +297,16 @@ impl Growing {
         self.write_journal()
     }
 
+    /// Another download of the same key may have taken the name since.
+    fn has_its_name(&self) -> bool {
+        let named = fs::metadata(self.store.files().partial(&self.plan.key));
+        matches!((named, self.file.metadata()), (Ok(a), Ok(b)) if a.ino() == b.ino() && a.dev() == b.dev())
+    }
+
     fn write_journal(&self) -> Result<(), Fault> {
+        if !self.has_its_name() {
+            return Ok(());
+        }
         // Only what is on disk may be claimed: what arrives during the sync is for the next time.
         let present = self.present().clone();
         self.file.sync_data().map_err(|e| Fault::disk("syncing a download", &e))?;
@@ -299,7 +329,7 @@ impl Growing {
 
     /// Forgets it. Readers that hold it can go on reading what is there.
     pub fn discard(&self) {
-        if !self.ended.swap(true, Ordering::Relaxed) {
+        if !self.ended.swap(true, Ordering::Relaxed) && self.has_its_name() {
             let _ = fs::remove_file(self.store.files().partial(&self.plan.key));
             let _ = fs::remove_file(self.store.files().journal(&self.plan.key));
         }

@@ -1,7 +1,7 @@
 //! The index: key → entry, on disk, written by one thread in batches. It can be lost: beside each object lie copies of
 //! its entries, from which it is rebuilt.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -91,6 +91,21 @@ impl Index {
             Change::Remove(_) => None,
         };
         self.pending().insert(change.key(), entry);
+    }
+
+    /// Is this still what look-ups see before it is written?
+    pub(super) fn is_announced(&self, entry: &Arc<Entry>) -> bool {
+        matches!(self.pending().get(&entry.key), Some(Some(known)) if Arc::ptr_eq(known, entry))
+    }
+
+    /// The objects that entries not yet on disk name.
+    pub(super) fn pending_objects(&self) -> HashSet<ObjectId> {
+        self.pending().values().flatten().map(|entry| entry.object).collect()
+    }
+
+    /// Number and bytes of entries that are not on disk yet.
+    pub(super) fn pending_size(&self) -> (u64, u64) {
+        self.pending().values().flatten().fold((0, 0), |(count, bytes), entry| (count + 1, bytes + entry.size))
     }
 
     /// The entry of a key. Blocks on the disk when it is not in redb's cache.

@@ -75,6 +75,10 @@ struct Inner {
     writer: Mutex<Option<std::thread::JoinHandle<()>>>,
     evicting: Mutex<()>,
     growing_bytes: AtomicU64,
+    /// An object may be stored again while the last trace of it is being deleted.
+    naming: Mutex<()>,
+    /// Objects being synced hold a clone.
+    settling: Arc<()>,
     size: CacheSize,
     degraded: Mutex<Option<String>>,
     evictions: AtomicU64,
@@ -127,8 +131,10 @@ impl Store {
         let clean = std::fs::remove_file(files.path("clean")).is_ok();
         let path = files.path("index.redb");
         let had_index = path.exists();
+        let mut rebuild = !had_index;
         let opened = Index::open(&path).or_else(|fault| {
             tracing::warn!(%fault, "the index cannot be read; it is rebuilt from the folder");
+            rebuild = true;
             files.set_aside(&["index.redb"])?;
             Index::open(&path)
         })?;
@@ -142,10 +148,12 @@ impl Store {
             writer: Mutex::default(),
             evicting: Mutex::default(),
             growing_bytes: AtomicU64::new(0),
+            naming: Mutex::default(),
+            settling: Arc::default(),
             size: options.size,
             degraded: Mutex::default(),
             evictions: AtomicU64::new(0),
-            scanning: AtomicBool::new(!(clean && had_index)),
+            scanning: AtomicBool::new(!clean || rebuild),
             clock: options.clock,
             _lock: lock,
         }));
@@ -304,6 +312,7 @@ impl Store {
     pub async fn verify(&self, progress: impl Fn(&VerifyReport) + Send + 'static) -> Result<VerifyReport, Fault> {
         let store = self.clone();
         blocking("verify", move || {
+            store.settle();
             let mut report = VerifyReport::default();
             store.0.index.walk(KeyHash([0; 16]), |entry| {
                 report.checked += 1;
@@ -324,7 +333,7 @@ impl Store {
     pub fn usage(&self) -> Usage {
         Usage {
             objects: self.0.index.objects(),
-            bytes: self.0.index.bytes() + self.0.growing_bytes.load(Ordering::Relaxed),
+            bytes: self.0.index.bytes() + self.0.index.pending_size().1 + self.0.growing_bytes.load(Ordering::Relaxed),
             limit_bytes: self.limit_bytes(),
             evictions: self.0.evictions.load(Ordering::Relaxed),
             degraded: self.degraded().clone(),
@@ -333,6 +342,9 @@ impl Store {
 
     /// Writes what is pending and marks the stop as clean. Blocks.
     pub fn close(&self) {
+        while Arc::strong_count(&self.0.settling) > 1 {
+            std::thread::sleep(Duration::from_millis(5));
+        }
         self.flush_touched();
         drop(self.0.changes.lock().unwrap_or_else(PoisonError::into_inner).take());
         let writer = self.0.writer.lock().unwrap_or_else(PoisonError::into_inner).take();
@@ -357,6 +369,38 @@ impl Store {
                 disk::space(self.0.files.root()).map_or(0, |space| space.total / 100 * u64::from(percent))
             }
         }
+    }
+
+    /// Held while an object gets its name, and while superfluous ones lose theirs.
+    fn naming(&self) -> MutexGuard<'_, ()> {
+        self.0.naming.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Held while an object is being synced: a stop waits for it.
+    fn settling(&self) -> Arc<()> {
+        self.0.settling.clone()
+    }
+
+    /// Hands an announced entry to the writer, unless it has been replaced or removed in the meantime.
+    fn put_if_current(&self, entry: &Arc<Entry>) {
+        if self.0.index.is_announced(entry) {
+            self.change(Change::Put(entry.clone()));
+        }
+    }
+
+    /// Waits until all that look-ups see is on disk. Blocks; gives up after two seconds.
+    fn settle(&self) {
+        for _ in 0..400 {
+            if self.0.index.pending_size().0 == 0 {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// Lets look-ups see an entry that is not yet in the index on disk.
+    fn announce(&self, entry: &Arc<Entry>) {
+        self.0.index.announce(&Change::Put(entry.clone()));
     }
 
     fn grow(&self, by: u64) {
@@ -409,7 +453,8 @@ impl Store {
     fn make_room(&self, incoming: u64) -> Result<(), Fault> {
         let _one_at_a_time = self.0.evicting.lock().unwrap_or_else(PoisonError::into_inner);
         for _ in 0..10_000 {
-            let used = self.0.index.bytes() + self.0.growing_bytes.load(Ordering::Relaxed);
+            let used =
+                self.0.index.bytes() + self.0.index.pending_size().1 + self.0.growing_bytes.load(Ordering::Relaxed);
             let over = (used + incoming).saturating_sub(self.limit_bytes());
             let space = disk::space(self.0.files.root()).map_err(|e| Fault::disk("the file system", &e))?;
             let short = (incoming + space.reserve()).saturating_sub(space.free);
@@ -417,6 +462,11 @@ impl Store {
             if needed == 0 {
                 return Ok(());
             }
+            if self.evict(needed)? > 0 {
+                continue;
+            }
+            // What is not on disk yet cannot be chosen.
+            self.settle();
             if self.evict(needed)? == 0 {
                 let detail = format!("{needed} bytes are missing and nothing can be evicted");
                 return Err(Fault::new(Cause::DiskFull { detail: detail.into() }));
@@ -497,10 +547,12 @@ impl Store {
 
 impl Inner {
     fn delete(&self, superfluous: &Superfluous) {
-        for (object, key) in &superfluous.entries {
+        let _naming = self.naming.lock().unwrap_or_else(PoisonError::into_inner);
+        let needed = self.index.pending_objects();
+        for (object, key) in superfluous.entries.iter().filter(|(object, _)| !needed.contains(object)) {
             let _ = std::fs::remove_file(self.files.entry(object, key));
         }
-        for object in &superfluous.objects {
+        for object in superfluous.objects.iter().filter(|object| !needed.contains(*object)) {
             let _ = std::fs::remove_file(self.files.object(object));
             let _ = std::fs::remove_file(self.files.values(object));
         }

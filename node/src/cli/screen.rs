@@ -1,0 +1,191 @@
+//! What the verbs show to people: facts in, text out. Pure.
+
+use std::fmt::Write;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::config::{Loaded, Shown};
+use crate::ledger::status::{Flight, Health, Lookup, Status, Verify};
+use crate::os::clock::Timestamp;
+
+/// Lines of each list on the screen; more are only counted.
+const LINES_MAX: usize = 10;
+
+/// One good screen.
+pub(super) fn status(status: &Status, health: &Health, now: Timestamp) -> String {
+    let (node, cache, traffic) = (&status.node, &status.cache, &status.traffic);
+    let percent = |part: u64, whole: u64| (part as f64 * 100.0 / whole.max(1) as f64).round();
+    let saved = traffic.bytes_to_clients.saturating_sub(traffic.bytes_from_upstream);
+    let mut screen = format!(
+        "{}  imirror {}  http://{}  up {}\n\n",
+        node.name,
+        node.version,
+        node.address,
+        duration(now.since(node.started))
+    );
+    let rows = [
+        (
+            "cache",
+            format!(
+                "{} objects, {} of {} ({} %)",
+                cache.objects,
+                bytes(cache.bytes),
+                bytes(cache.limit_bytes),
+                percent(cache.bytes, cache.limit_bytes)
+            ),
+        ),
+        (
+            "requests",
+            format!(
+                "{}: {} hits, {} from peers, {} misses, {} while upstream was down, {} errors",
+                traffic.requests, traffic.hits, traffic.peer_hits, traffic.misses, traffic.stale, traffic.errors
+            ),
+        ),
+        (
+            "to clients",
+            format!(
+                "{}: {} from memory, {} from disk",
+                bytes(traffic.bytes_to_clients),
+                bytes(traffic.bytes_from_memory),
+                bytes(traffic.bytes_from_disk)
+            ),
+        ),
+        (
+            "upstream",
+            format!(
+                "{} ({} saved, {} %)",
+                bytes(traffic.bytes_from_upstream),
+                bytes(saved),
+                percent(saved, traffic.bytes_to_clients)
+            ),
+        ),
+    ];
+    for (name, text) in rows {
+        // Writing to a `String` cannot fail, here and below.
+        let _ = writeln!(screen, "  {name:<11} {text}");
+    }
+    list(&mut screen, "downloads", &status.flights, flight);
+    list(&mut screen, "repos", &status.repos, |repo| {
+        format!("http://{}/{}/  from {}", node.address, repo.name, repo.upstreams.join(", "))
+    });
+    list(&mut screen, "down", &health.unreachable, Clone::clone);
+    list(&mut screen, "DEGRADED", &health.degraded, Clone::clone);
+    screen
+}
+
+/// A heading and its lines; nothing when there are none.
+fn list<T>(screen: &mut String, heading: &str, items: &[T], line: impl Fn(&T) -> String) {
+    if items.is_empty() {
+        return;
+    }
+    let _ = write!(screen, "\n  {heading}\n");
+    for item in items.iter().take(LINES_MAX) {
+        let _ = writeln!(screen, "    {}", line(item));
+    }
+    if items.len() > LINES_MAX {
+        let _ = writeln!(screen, "    and {} more", items.len() - LINES_MAX);
+    }
+}
+
+fn flight(flight: &Flight) -> String {
+    let done = match flight.total {
+        Some(total) => format!("{} of {}", bytes(flight.bytes), bytes(total)),
+        None => bytes(flight.bytes),
+    };
+    let readers = if flight.readers == 1 { "1 reader".into() } else { format!("{} readers", flight.readers) };
+    format!("{done}, {}/s from {}, {readers}  {}", bytes(flight.rate), flight.source, flight.url)
+}
+
+pub(super) fn lookup(found: &Lookup, now: Timestamp) -> String {
+    let mut screen = format!("{}\n\n", found.url);
+    let mut row = |name: &str, text: &str| {
+        let _ = writeln!(screen, "  {name:<9} {text}");
+    };
+    if found.key != found.url {
+        row("stored as", &found.key);
+    }
+    row("class", &found.class);
+    match &found.stored {
+        None => row("here", "not stored"),
+        Some(stored) => {
+            let place = if stored.in_memory { "in memory and on disk" } else { "on disk" };
+            row("here", &format!("{} {place}, BLAKE3 {}", bytes(stored.bytes), stored.object));
+            let ago = |at: Timestamp| format!("{} ago", duration(now.since(at)));
+            row("age", &format!("stored {}, confirmed {}", ago(stored.stored_at), ago(stored.confirmed_at)));
+            row("digest", stored.digest.as_deref().unwrap_or("no repository names one"));
+        }
+    }
+    if let Some(under_way) = &found.flight {
+        row("loading", &flight(under_way));
+    }
+    row("would be", &found.would);
+    for source in &found.sources {
+        row("source", source);
+    }
+    screen
+}
+
+pub(super) fn verify(report: &Verify) -> String {
+    let found = match report.dropped {
+        0 => "all are as they were stored".into(),
+        dropped => {
+            format!("{dropped} were damaged or missing and have been dropped; they are fetched again when asked for")
+        }
+    };
+    format!("{} objects, {} read: {found}\n", report.objects, bytes(report.bytes))
+}
+
+/// As a file that says the same, with where each value came from beside it.
+pub(super) fn configuration(shown: &[Shown], loaded: &Loaded) -> String {
+    let mut screen = String::new();
+    for file in &loaded.files {
+        let _ = writeln!(screen, "# read: {}", file.display());
+    }
+    let _ = writeln!(screen, "# control socket: {}", loaded.config.socket.display());
+    let mut section = "";
+    for setting in shown {
+        let (its_section, key) = setting.key.rsplit_once('.').unwrap_or(("", &setting.key));
+        if its_section != section {
+            section = its_section;
+            let _ = write!(screen, "\n[{section}]\n");
+        }
+        let line = match &setting.value {
+            Some(value) => format!("{key} = {value}"),
+            None => format!("# {key} ="),
+        };
+        let _ = writeln!(screen, "{line:<39} # {}", setting.origin);
+    }
+    screen
+}
+
+pub(super) fn checked(files: &[PathBuf]) -> String {
+    match files {
+        [] => "the configuration is right; there is no file, so the defaults apply\n".into(),
+        files => {
+            let names: Vec<String> = files.iter().map(|file| file.display().to_string()).collect();
+            format!("the configuration is right: {}\n", names.join(", "))
+        }
+    }
+}
+
+/// `12.3 GiB`.
+pub(super) fn bytes(bytes: u64) -> String {
+    let units = ["KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
+    let mut value = bytes as f64 / 1024.0;
+    let mut unit = 0;
+    while value >= 1024.0 && unit + 1 < units.len() {
+        value /= 1024.0;
+        unit += 1;
+    }
+    if bytes < 1024 { format!("{bytes} B") } else { format!("{value:.1} {}", units[unit]) }
+}
+
+/// The two largest units: `3 d 4 h`.
+pub(super) fn duration(time: Duration) -> String {
+    match time.as_secs() {
+        s if s < 60 => format!("{s} s"),
+        s if s < 3600 => format!("{} min {} s", s / 60, s % 60),
+        s if s < 86_400 => format!("{} h {} min", s / 3600, s / 60 % 60),
+        s => format!("{} d {} h", s / 86_400, s / 3600 % 24),
+    }
+}
