@@ -48,6 +48,8 @@ pub enum Cause {
     NoAnswer { host: Arc<str>, waited_ms: u64 },
     /// The body stopped coming.
     Stalled { host: Arc<str>, waited_ms: u64 },
+    /// The body comes, but so slowly that nobody is served by it.
+    TooSlow { host: Arc<str> },
     /// The connection ended before the body did.
     Truncated { host: Arc<str>, detail: Arc<str> },
     /// The answer breaks HTTP or contradicts the request.
@@ -99,6 +101,7 @@ impl Fault {
             | NoConnection { .. }
             | Tls { .. }
             | NoAnswer { .. }
+            | TooSlow { .. }
             | Parent { .. } => (Whose::Upstream, Retry::OtherSource),
             Stalled { .. } | Truncated { .. } => (Whose::Upstream, Retry::SameSource),
             Malformed { .. } | Status { .. } | Changed { .. } | WrongDigest { .. } | RedirectLoop { .. } => {
@@ -141,6 +144,7 @@ impl Fault {
             | Tls { .. }
             | NoAnswer { .. }
             | Stalled { .. }
+            | TooSlow { .. }
             | Truncated { .. }
             | Parent { .. }
             | Malformed { .. } => true,
@@ -154,7 +158,9 @@ impl Fault {
         use Cause::*;
         use http::StatusCode as S;
         match &self.cause {
-            NameNotFound { .. } | NoConnection { .. } | NoAnswer { .. } | Stalled { .. } => S::GATEWAY_TIMEOUT,
+            NameNotFound { .. } | NoConnection { .. } | NoAnswer { .. } | Stalled { .. } | TooSlow { .. } => {
+                S::GATEWAY_TIMEOUT
+            }
             Status { status, .. } => S::from_u16(*status).unwrap_or(S::BAD_GATEWAY),
             Refused { .. }
             | Tls { .. }
@@ -182,6 +188,7 @@ impl Fault {
             Tls { .. } => "tls",
             NoAnswer { .. } => "no-answer",
             Stalled { .. } => "stalled",
+            TooSlow { .. } => "too-slow",
             Truncated { .. } => "truncated",
             Malformed { .. } => "malformed",
             Status { .. } => "status",
@@ -215,6 +222,7 @@ impl fmt::Display for Cause {
                 write!(f, "{host} did not answer within {waited_ms} ms")
             }
             Stalled { host, waited_ms } => write!(f, "{host} sent nothing for {waited_ms} ms"),
+            TooSlow { host } => write!(f, "{host} sends too slowly"),
             Truncated { host, detail } => write!(f, "{host} broke off: {detail}"),
             Malformed { host, detail } => write!(f, "{host} sent a malformed answer: {detail}"),
             Status { host, status } => write!(f, "{host} answered {status}"),

@@ -149,6 +149,24 @@ fn r8h_a_range_far_ahead_does_not_wait() {
 }
 
 #[test]
+fn a_stop_with_downloads_in_the_air_is_clean() {
+    let (origin, mut node) = pair();
+    let mut clients = Vec::new();
+    for i in 0..20 {
+        let path = format!("/Packages/p{i}-1-1.x86_64.rpm");
+        origin.put(&path, Page::new(content(i, 2_000_000)).with(Trouble::StallAt(1_000_000)));
+        let mut client = open(&node, &origin.url(&path), "");
+        client.head().unwrap();
+        assert_eq!(client.read(1_000_000).len(), 1_000_000);
+        clients.push(client);
+    }
+    drop(clients);
+    node.stop();
+    assert!(!node.log().contains("panicked"), "{}", node.log());
+    origin.release();
+}
+
+#[test]
 fn r8g_a_partial_download_survives_a_kill_and_is_resumed() {
     let (origin, mut node) = pair();
     let body = content(1, 40_000_000);

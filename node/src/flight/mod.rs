@@ -74,6 +74,8 @@ pub struct Flight {
     phase: Mutex<Phase>,
     /// Bytes have arrived, or the phase has changed.
     news: Notify,
+    /// The node stops: whoever moves bytes lets go.
+    called_off: Notify,
     readers: AtomicUsize,
     had_readers: AtomicBool,
     side: Mutex<SideRequests>,
@@ -150,6 +152,7 @@ impl Flights {
             started: self.0.clock.now(),
             phase: Mutex::new(Phase::Flying),
             news: Notify::new(),
+            called_off: Notify::new(),
             readers: AtomicUsize::new(0),
             had_readers: AtomicBool::new(false),
             side: Mutex::default(),
@@ -174,6 +177,7 @@ impl Flights {
                 flight.landed().await;
                 continue;
             }
+            flight.called_off.notify_one();
             self.end(flight, Phase::Failed(Fault::internal("the node is stopping"))).await;
         }
     }

@@ -42,16 +42,26 @@ pub(super) fn launch(flights: Flights, flight: Arc<Flight>, answer: Answer, from
     tasks::spawn("flight", async move {
         let flown = {
             let (flights, flight) = (flights.clone(), flight.clone());
-            tasks::on_own_thread("flight", async move { fly(&flights, &flight, answer, from).await }).await
+            tasks::on_own_thread("flight", async move {
+                tokio::select! {
+                    // First: where the runtime is going away no timer of a flight may be touched.
+                    biased;
+                    () = flight.called_off.notified() => None,
+                    flown = fly(&flights, &flight, answer, from) => Some(flown),
+                }
+            })
+            .await
         };
-        let phase = match flown.unwrap_or_else(|panic| Err(Fault::internal(panic.to_string()))) {
-            Ok(entry) => Phase::Landed(entry),
-            Err(fault) => {
+        side.abort();
+        let phase = match flown.unwrap_or_else(|panic| Some(Err(Fault::internal(panic.to_string())))) {
+            Some(Ok(entry)) => Phase::Landed(entry),
+            Some(Err(fault)) => {
                 tracing::warn!(url = %flight.plan().url, %fault, "a download ended early");
                 Phase::Failed(fault)
             }
+            // Who called it off has ended it.
+            None => return,
         };
-        side.abort();
         flights.end(&flight, phase).await;
     });
 }
@@ -205,7 +215,10 @@ impl Attempts {
 
     fn delay(&mut self, fault: &Fault, sources: usize) -> Option<Duration> {
         let final_fault = match &fault.cause {
-            Cause::Changed { .. } | Cause::WrongDigest { .. } => sources < 2 || self.fruitless > 0,
+            // Waiting longer for the only source would hold everybody up; who asks again gets another connection.
+            Cause::Changed { .. } | Cause::WrongDigest { .. } | Cause::TooSlow { .. } => {
+                sources < 2 || self.fruitless > 0
+            }
             Cause::Status { status, .. } => *status < 500 && sources < 2,
             _ => fault.retry == Retry::Never || fault.whose == crate::fault::Whose::Disk,
         };
@@ -214,7 +227,11 @@ impl Attempts {
         }
         let connected = matches!(
             fault.cause,
-            Cause::Truncated { .. } | Cause::Malformed { .. } | Cause::Status { .. } | Cause::Changed { .. }
+            Cause::Truncated { .. }
+                | Cause::Malformed { .. }
+                | Cause::Status { .. }
+                | Cause::Changed { .. }
+                | Cause::TooSlow { .. }
         );
         if connected {
             self.fruitless += 1;

@@ -13,7 +13,7 @@ use tokio::time::{Instant, Sleep};
 
 use super::exchange::broken;
 use super::pool::{Connection, Pool, Route};
-use super::rate::Limiter;
+use super::rate::{Limiter, Pace};
 use crate::fault::{Cause, Fault};
 
 /// See the module head. Dropping it in the middle closes the connection.
@@ -28,7 +28,9 @@ pub struct AnswerBody {
     stall: Duration,
     /// When patience ends, if bytes are being waited for.
     deadline: Pin<Box<Sleep>>,
-    is_waiting: bool,
+    /// Since when bytes are being waited for.
+    waiting: Option<Instant>,
+    pace: Pace,
     /// What has gone wrong: a broken body never comes to a proper end.
     fault: Option<Fault>,
     /// Until when the rate limit holds us back.
@@ -59,7 +61,8 @@ impl AnswerBody {
             limiter,
             stall,
             deadline: Box::pin(tokio::time::sleep(stall)),
-            is_waiting: false,
+            waiting: None,
+            pace: Pace::default(),
             fault: None,
             pause: None,
         };
@@ -75,7 +78,7 @@ impl AnswerBody {
     /// The next bytes; `None` at a proper end.
     ///
     /// # Errors
-    /// `Stalled`, `Truncated` or `Malformed`; the connection is closed then.
+    /// `Stalled`, `TooSlow`, `Truncated` or `Malformed`; the connection is closed then.
     pub async fn chunk(&mut self) -> Result<Option<Bytes>, Fault> {
         loop {
             let Some(frame) = std::future::poll_fn(|cx| self.poll(cx)).await? else { return Ok(None) };
@@ -101,15 +104,20 @@ impl AnswerBody {
         }
         match Pin::new(&mut self.incoming).poll_frame(cx) {
             Poll::Ready(Some(Ok(frame))) => {
-                self.is_waiting = false;
-                let wait = self.limiter.take(frame.data_ref().map_or(0, |data| data.len() as u64), Instant::now());
+                let received = frame.data_ref().map_or(0, |data| data.len() as u64);
+                let waited = self.waiting.take().map_or(Duration::ZERO, |since| since.elapsed());
+                // Whoever has sent all of it was fast enough.
+                if self.pace.is_too_slow(waited, received) && !self.incoming.is_end_stream() {
+                    return Poll::Ready(Err(self.break_off(Cause::TooSlow { host: self.host.clone() })));
+                }
+                let wait = self.limiter.take(received, Instant::now());
                 self.pause = (!wait.is_zero()).then(|| Box::pin(tokio::time::sleep(wait)));
                 self.release_at_end();
                 Poll::Ready(Ok(Some(frame)))
             }
             Poll::Ready(Some(Err(error))) => {
                 let fault = broken(&self.host, &error);
-                Poll::Ready(Err(self.break_off(fault)))
+                Poll::Ready(Err(self.break_off(fault.cause)))
             }
             Poll::Ready(None) => {
                 self.release();
@@ -121,20 +129,19 @@ impl AnswerBody {
 
     /// Waits for bytes, but not longer than patience lasts.
     fn wait<T>(&mut self, cx: &mut Context<'_>) -> Poll<Result<T, Fault>> {
-        if !self.is_waiting {
-            self.is_waiting = true;
-            self.deadline.as_mut().reset(Instant::now() + self.stall);
+        if self.waiting.is_none() {
+            let now = Instant::now();
+            self.waiting = Some(now);
+            self.deadline.as_mut().reset(now + self.stall);
         }
         ready!(self.deadline.as_mut().poll(cx));
         let waited_ms = u64::try_from(self.stall.as_millis()).unwrap_or(u64::MAX);
-        let fault = Fault::new(Cause::Stalled { host: self.host.clone(), waited_ms });
-        Poll::Ready(Err(self.break_off(fault)))
+        Poll::Ready(Err(self.break_off(Cause::Stalled { host: self.host.clone(), waited_ms })))
     }
 
-    fn break_off(&mut self, fault: Fault) -> Fault {
+    fn break_off(&mut self, cause: Cause) -> Fault {
         self.connection = None;
-        self.fault = Some(fault.clone());
-        fault
+        self.fault.insert(Fault::new(cause)).clone()
     }
 
     /// A reader who knows the length does not come back for the end: the connection goes home with the last byte.

@@ -1,5 +1,6 @@
 //! The client against servers that say exactly what a test tells them to, byte by byte.
 
+use std::net::SocketAddr;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -24,12 +25,14 @@ enum Step {
     Hang,
     /// Ends with a reset instead of a proper end.
     Reset,
+    /// Sends a byte a second for as long as anybody listens.
+    Trickle,
     /// Closes the connection and tells the test.
     CloseNow,
     /// Goes on in TLS with this identity.
     Tls(tokio_rustls::TlsAcceptor),
 }
-use Step::{Answer as Say, CloseNow, Hang, Reset};
+use Step::{Answer as Say, CloseNow, Hang, Reset, Trickle};
 
 /// A server that plays a script to each connection in turn.
 struct Origin {
@@ -38,7 +41,6 @@ struct Origin {
     accepted: Arc<AtomicUsize>,
     closed: mpsc::UnboundedReceiver<()>,
 }
-use std::net::SocketAddr;
 
 impl Origin {
     async fn start(connections: Vec<Vec<Step>>) -> Self {
@@ -104,6 +106,11 @@ async fn play(
             Reset => {
                 socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO)).unwrap();
                 return;
+            }
+            Trickle => {
+                while stream.write_all(b"x").await.is_ok() {
+                    tokio::time::sleep(Duration::from_secs(1)).await;
+                }
             }
             CloseNow => {
                 drop(stream);
@@ -346,6 +353,25 @@ async fn patience_ends_before_the_head_and_within_the_body() {
     let fault = answer.body.chunk().await.unwrap_err();
     assert_eq!(fault.cause, Cause::Stalled { host: "127.0.0.1".into(), waited_ms: 20_000 });
     assert_eq!(answer.body.chunk().await.unwrap_err(), fault);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_body_that_only_trickles_is_given_up_and_one_that_has_come_is_not() {
+    let head = |length: u32| Say(format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n").leak());
+    let origin = Origin::start(vec![vec![head(9000), Trickle], vec![head(21), Trickle]]).await;
+    let client = client();
+    let mut answer = client.send(get(origin.url("/"))).await.unwrap();
+    let mut received = 0;
+    let fault = loop {
+        match answer.body.chunk().await {
+            Ok(piece) => received += piece.expect("the end is far").len(),
+            Err(fault) => break fault,
+        }
+    };
+    assert_eq!(fault.label(), "too-slow");
+    assert!((15..=25).contains(&received), "{received} bytes in as many seconds");
+    assert_eq!(answer.body.chunk().await.unwrap_err(), fault);
+    assert_eq!(read(client.send(get(origin.url("/"))).await.unwrap()).await.unwrap().len(), 21);
 }
 
 /// A body that a test sends piece by piece.
