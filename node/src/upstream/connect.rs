@@ -47,6 +47,10 @@ impl Connector {
         Self { config, own, resolver: Resolver::new(clock), tls }
     }
 
+    pub(super) async fn load_roots(&self) -> Result<(), String> {
+        self.tls.config().await.map(drop)
+    }
+
     /// The parent that a request for this host goes through, if any.
     pub(super) fn parent(&self, host: &str) -> Option<&ParentProxy> {
         self.config.proxy.as_ref().filter(|_| !parent::bypasses(&self.config.no_proxy, host))
@@ -102,19 +106,19 @@ impl Connector {
             }
         }
         match refusal {
-            Some((address, why)) if permitted.is_empty() => Err(forbidden(format!(
-                "{host} is {}: {why} (the operator can permit it with `[upstream] allow = [\"{address}\"]`)",
-                address.ip()
-            ))),
+            Some((address, why)) if permitted.is_empty() => Err(forbidden(refusal_of(host, address, why))),
             _ => race(host, &permitted, deadline).await,
         }
     }
 
     async fn dial_parent(&self, parent: &ParentProxy, deadline: Deadline) -> Result<Stream, Fault> {
         // The operator has named it: it may be anywhere.
-        let addresses = self.resolve(&parent.host, deadline).await?;
-        let addresses: Vec<_> = addresses.into_iter().map(|ip| SocketAddr::new(ip, parent.port)).collect();
-        race(&parent.host, &addresses, deadline).await.map(|(stream, _)| stream)
+        let dialled = async {
+            let addresses = self.resolve(&parent.host, deadline).await?;
+            let addresses: Vec<_> = addresses.into_iter().map(|ip| SocketAddr::new(ip, parent.port)).collect();
+            race(&parent.host, &addresses, deadline).await
+        };
+        dialled.await.map(|(stream, _)| stream).map_err(|fault| parent::unreached(parent, fault))
     }
 
     async fn resolve(&self, host: &str, deadline: Deadline) -> Result<Vec<std::net::IpAddr>, Fault> {
@@ -130,7 +134,7 @@ impl Connector {
     fn judge(&self, address: SocketAddr) -> Result<(), &'static str> {
         destination::judge(address.ip(), address.port(), &self.config.allow, &self.own)?;
         match address.port() == self.own.port && !address.ip().is_loopback() && net::is_local(address.ip()) {
-            true => Err("it is this node itself"),
+            true => Err(destination::ITSELF),
             false => Ok(()),
         }
     }
@@ -145,6 +149,16 @@ async fn race(host: &str, addresses: &[SocketAddr], deadline: Deadline) -> Resul
     match timeout_at(deadline.at, dial(addresses)).await {
         Ok(dialled) => dialled.map(|(stream, address)| (Stream::plain(stream), address)),
         Err(_) => Err(deadline.missed(host, "nobody answered")),
+    }
+}
+
+/// What is refused, why, and how it can be permitted if it can.
+fn refusal_of(host: &str, address: SocketAddr, why: &str) -> String {
+    let ip = address.ip().to_string();
+    let what = if ip == host { ip } else { format!("{host} is {ip}") };
+    match why {
+        destination::ITSELF => format!("{what}: {why}"),
+        _ => format!("{what}: {why} (the operator can permit it with `[upstream] allow = [\"{address}\"]`)"),
     }
 }
 

@@ -22,6 +22,9 @@ pub(super) enum Host {
     Nonsense,
 }
 
+/// The one reason that no configuration overrules.
+pub(super) const ITSELF: &str = "it is this node itself";
+
 /// Says why an address is refused.
 pub fn judge(address: IpAddr, port: u16, allow: &[AllowedDestination], own: &Own) -> Result<(), &'static str> {
     let address = address.to_canonical();
@@ -31,7 +34,7 @@ pub fn judge(address: IpAddr, port: u16, allow: &[AllowedDestination], own: &Own
     let is_own = |a: &IpAddr| own.addresses.contains(a) || a.is_loopback() || a.is_unspecified();
     let meant = std::iter::once(address).chain(embedded_v4(address).into_iter().flatten());
     if port == own.port && meant.clone().any(|a| is_own(&a)) {
-        return Err("it is this node itself");
+        return Err(ITSELF);
     }
     if allow.iter().any(|allowed| allowed.permits(address, port)) {
         return Ok(());

@@ -27,11 +27,14 @@ pub fn strip_hop_by_hop(fields: &mut HeaderMap) {
 }
 
 /// Brings a request's fields into the form in which they are sent: `Host` is made from the URL, and an expectation has
-/// been met by whoever holds the body.
-pub(super) fn prepare(fields: &mut HeaderMap) {
+/// been met by whoever holds the body. A length without a body would make the next request part of this one.
+pub(super) fn prepare(fields: &mut HeaderMap, has_body: bool) {
     strip_hop_by_hop(fields);
     fields.remove(EXPECT);
     fields.remove(HOST);
+    if !has_body && fields.get(CONTENT_LENGTH).is_some_and(|length| length != "0") {
+        fields.remove(CONTENT_LENGTH);
+    }
 }
 
 /// What a redirect to another host may carry along: nothing that tells who the client is.
@@ -86,6 +89,15 @@ mod tests {
         ]);
         strip_hop_by_hop(&mut map);
         assert_eq!(names(&map), ["content-length", "etag"]);
+    }
+
+    #[test]
+    fn a_length_goes_with_its_body() {
+        for (length, has_body, stays) in [("5", true, true), ("5", false, false), ("0", false, true)] {
+            let mut map = fields(&[("content-length", length)]);
+            prepare(&mut map, has_body);
+            assert_eq!(map.contains_key(CONTENT_LENGTH), stays, "{length} {has_body}");
+        }
     }
 
     #[test]

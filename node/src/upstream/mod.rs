@@ -120,6 +120,14 @@ impl Upstreams {
         }))
     }
 
+    /// Reads the CA certificates before they are needed.
+    ///
+    /// # Errors
+    /// Says why there are none and what to do. Only https needs them.
+    pub async fn load_roots(&self) -> Result<(), String> {
+        self.0.connector.load_roots().await
+    }
+
     /// One exchange; redirects are answers like any other. No stricter than HTTP with what passes through.
     ///
     /// # Errors
@@ -222,7 +230,7 @@ impl Upstreams {
         if method == Method::CONNECT {
             return Err(Fault::bad_request("CONNECT is no request for an answer"));
         }
-        fields::prepare(&mut fields);
+        fields::prepare(&mut fields, body.is_some());
         let asks = Asks::of(&fields);
         let host: Arc<str> = url.host().into();
         let parent = self.0.connector.parent(url.host()).filter(|_| !url.is_https());

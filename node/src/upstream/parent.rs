@@ -24,6 +24,18 @@ pub(super) fn fault(parent: &ParentProxy, detail: String) -> Fault {
     Fault::new(Cause::Parent { proxy: authority(&parent.host, parent.port).into(), detail: detail.into() })
 }
 
+/// Says of a failed connection that it was the one to the parent, for which no client has asked.
+pub(super) fn unreached(parent: &ParentProxy, fault: Fault) -> Fault {
+    let name = format!("the parent proxy {} (`[upstream] proxy`)", authority(&parent.host, parent.port));
+    let cause = match fault.cause {
+        Cause::Refused { .. } => Cause::Refused { address: name.into() },
+        Cause::NoConnection { detail, .. } => Cause::NoConnection { address: name.into(), detail },
+        Cause::NameNotFound { detail, .. } => Cause::NameNotFound { host: format!("of {name}").into(), detail },
+        other => other,
+    };
+    Fault { cause, ..fault }
+}
+
 /// Asks the parent for a tunnel over a fresh stream to it; the caller bounds the time.
 ///
 /// # Errors
@@ -41,6 +53,7 @@ where
     match status_of(&head) {
         Some(200..=299) => Ok(()),
         Some(407) => Err(fault(parent, format!("CONNECT {target}: {WANTS_CREDENTIALS}"))),
+        Some(403) => Err(fault(parent, format!("CONNECT {target}: its rules forbid it (403)"))),
         Some(status) => Err(fault(parent, format!("CONNECT {target} was answered with {status}"))),
         None => Err(fault(parent, format!("CONNECT {target} was answered with what is not HTTP"))),
     }
@@ -157,6 +170,7 @@ mod tests {
         assert_eq!(String::from_utf8(asked).unwrap(), expected);
         for (answer, word) in [
             (&b"HTTP/1.1 407 Proxy Authentication Required\r\n\r\n"[..], "credentials"),
+            (b"HTTP/1.1 403 Forbidden\r\n\r\n", "rules"),
             (b"HTTP/1.0 503 No\r\n\r\n", "503"),
             (b"HTTP/1.1 2000 OK\r\n\r\n", "not HTTP"),
             (b"SSH-2.0-x\r\n\r\n", "not HTTP"),

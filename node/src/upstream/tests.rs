@@ -536,8 +536,13 @@ async fn an_unreachable_parent_is_remembered_for_all_hosts_behind_it() {
     let parent = ParentProxy { host: "127.0.0.1".into(), port: unused.port(), credentials: None };
     let client = client_of(&config(Some(parent)));
     let url = |host: &str| Url::parse(&format!("http://{host}.example.org/")).unwrap();
-    assert_eq!(client.send(get(url("a"))).await.err().unwrap().label(), "refused");
+    let fault = client.send(get(url("a"))).await.err().unwrap();
+    assert_eq!(fault.label(), "refused");
+    assert!(fault.to_string().starts_with(&format!("the parent proxy {unused}")), "{fault}");
     assert!(client.down(&url("a")).is_some() && client.down(&url("b")).is_some());
+    let parent = ParentProxy { host: "nowhere.invalid".into(), port: 3128, credentials: None };
+    let fault = client_of(&config(Some(parent))).tunnel("example.org", 443, PATIENCE.connect).await.unwrap_err();
+    assert!(fault.label() == "name-not-found" && fault.to_string().contains("the parent proxy nowhere"), "{fault}");
 }
 
 #[tokio::test]
@@ -562,6 +567,9 @@ fn identity(name: &str, years: (i32, i32)) -> (Step, rustls::RootCertStore) {
     let ca_key = rcgen::KeyPair::generate().unwrap();
     let mut ca = rcgen::CertificateParams::new(Vec::new()).unwrap();
     ca.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    // No two of them have one name.
+    let ca_name = format!("CA {:x?}", ca_key.public_key_raw());
+    ca.distinguished_name.push(rcgen::DnType::CommonName, ca_name);
     let root = ca.self_signed(&ca_key).unwrap();
     let issuer = rcgen::Issuer::new(ca, &ca_key);
     let key = rcgen::KeyPair::generate().unwrap();
@@ -601,13 +609,27 @@ async fn tls_is_verified_and_its_connections_are_kept() {
 }
 
 #[tokio::test]
+async fn a_port_that_speaks_no_tls_is_told_from_a_bad_certificate() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = Url::parse(&format!("https://{}/", listener.local_addr().unwrap())).unwrap();
+    tasks::spawn("plain", async move {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        stream.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n").await.unwrap();
+        let _ = stream.read_to_end(&mut Vec::new()).await;
+    });
+    let client = trusting(&config(None), rustls::RootCertStore::empty());
+    let fault = client.send(get(url)).await.err().unwrap();
+    assert!(fault.label() == "tls" && fault.to_string().contains("no TLS is spoken"), "{fault}");
+}
+
+#[tokio::test]
 async fn tls_with_anything_wrong_fails_closed() {
     let (_, foreign_roots) = identity("127.0.0.1", (2000, 2100));
-    for (name, years, roots) in [
-        ("127.0.0.1", (2000, 2001), None),
-        ("127.0.0.1", (2090, 2100), None),
-        ("other.example.org", (2000, 2100), None),
-        ("127.0.0.1", (2000, 2100), Some(foreign_roots)),
+    for (name, years, roots, advice) in [
+        ("127.0.0.1", (2000, 2001), None, "renew the certificate"),
+        ("127.0.0.1", (2090, 2100), None, "clock"),
+        ("other.example.org", (2000, 2100), None, "by a name that its certificate is for"),
+        ("127.0.0.1", (2000, 2100), Some(foreign_roots), "SSL_CERT_FILE"),
     ] {
         let (tls, own_roots) = identity(name, years);
         let origin = Origin::start(vec![vec![tls, Say(OK)]]).await;
@@ -615,6 +637,7 @@ async fn tls_with_anything_wrong_fails_closed() {
         let url = Url::parse(&format!("https://{}/", origin.address)).unwrap();
         let fault = client.send(get(url.clone())).await.err().unwrap();
         assert_eq!(fault.label(), "tls", "{name} {years:?}: {fault}");
+        assert!(fault.to_string().contains(advice), "{fault}");
         assert!(origin.requests().is_empty() && client.down(&url).is_some());
     }
 }
