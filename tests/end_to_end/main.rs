@@ -8,3 +8,4 @@ mod decision_tree;
 mod doors;
 mod flights;
 mod store;
+mod uplink;

@@ -6,6 +6,8 @@
 pub mod http;
 pub mod node;
 pub mod origin;
+pub mod squid;
+pub mod tls;
 
 use sha2::Digest;
 

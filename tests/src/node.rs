@@ -14,6 +14,7 @@ use crate::http::{Answer, request};
 pub struct Node {
     dir: TempDir,
     address: SocketAddr,
+    variables: Vec<(String, String)>,
     process: Option<Child>,
 }
 
@@ -24,6 +25,20 @@ impl Node {
     }
 
     pub fn start_at(address: SocketAddr, allow: &[&str], more: &str) -> Self {
+        let mut node = Self::new(address, allow, more);
+        node.run();
+        node
+    }
+
+    /// Starts a node with these variables in its environment.
+    pub fn start_with(variables: &[(&str, &str)], allow: &[&str], more: &str) -> Self {
+        let mut node = Self::new(free_port(), allow, more);
+        node.variables = variables.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect();
+        node.run();
+        node
+    }
+
+    fn new(address: SocketAddr, allow: &[&str], more: &str) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().display();
         let config = format!(
@@ -31,9 +46,7 @@ impl Node {
              cache_size = \"1GiB\"\n[site]\nmdns = false\n[upstream]\nallow = {allow:?}\n{more}"
         );
         std::fs::write(dir.path().join("imirror.toml"), config).unwrap();
-        let mut node = Self { dir, address, process: None };
-        node.run();
-        node
+        Self { dir, address, variables: Vec::new(), process: None }
     }
 
     /// Starts the process (again) and waits until it serves.
@@ -58,9 +71,10 @@ impl Node {
     pub fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(program());
         command.args(arguments).arg("--config").arg(self.dir.path().join("imirror.toml"));
-        for name in ["http_proxy", "https_proxy", "no_proxy"] {
+        for name in ["http_proxy", "https_proxy", "no_proxy", "SSL_CERT_FILE", "SSL_CERT_DIR"] {
             command.env_remove(name);
         }
+        command.envs(self.variables.iter().cloned());
         command
     }
 
