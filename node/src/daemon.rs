@@ -45,7 +45,7 @@ pub fn run(config: Config) -> anyhow::Result<()> {
 }
 
 async fn serve(config: Config) -> anyhow::Result<()> {
-    net::raise_file_limit();
+    let file_limit = net::raise_file_limit();
     let signals = Signals::new()?;
     let listener = net::listen_tcp(config.listen).with_context(|| {
         format!(
@@ -53,7 +53,7 @@ async fn serve(config: Config) -> anyhow::Result<()> {
             config.listen
         )
     })?;
-    let parts = Parts::assemble(config).await?;
+    let parts = Parts::assemble(config, file_limit).await?;
     let control = listen_control(&parts.config.socket)?;
     let (stop, stopping) = watch::channel(false);
     let door = Arc::new(Door {
@@ -97,7 +97,7 @@ struct Parts {
 }
 
 impl Parts {
-    async fn assemble(config: Config) -> anyhow::Result<Arc<Self>> {
+    async fn assemble(config: Config, file_limit: u64) -> anyhow::Result<Arc<Self>> {
         let clock = Clock::system();
         std::fs::create_dir_all(&config.state_dir).with_context(|| {
             format!("cannot make {}: set `state_dir` to a folder that this user can write", config.state_dir.display())
@@ -106,6 +106,8 @@ impl Parts {
             dir: config.cache_dir.clone(),
             size: config.cache_size,
             memory_size: config.memory_size,
+            // Half for hot objects; connections and downloads need some, too. Each is a mapping, of which Linux permits 65,530.
+            open_files: (file_limit / 2).min(16 * 1024),
             clock: clock.clone(),
         };
         let store = tasks::blocking("open the store", move || Store::open(options)).await??;
@@ -229,7 +231,7 @@ impl Operations for Parts {
             let named = self.repos.resolve(&url);
             let (classified, entry, would) = self.journey.explain(&named.key).await;
             let in_memory =
-                |entry: &Entry| self.journey.store().lookup_hot(&entry.key).is_some_and(|(_, blob)| blob.in_memory());
+                |entry: &Entry| self.journey.store().lookup_hot(&entry.key).is_some_and(|hot| hot.blob.in_memory());
             let stored = entry.map(|entry| StoredObject {
                 object: entry.object.to_string(),
                 bytes: entry.size,

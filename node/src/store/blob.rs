@@ -21,11 +21,14 @@ use crate::os::clock::{Clock, Timestamp};
 use crate::os::mapping::Mapping;
 use crate::os::tasks;
 
-/// Objects up to this size are kept in memory while they are hot.
-pub(super) const IN_MEMORY_MAX: u64 = 32 * 1024;
+/// Objects up to this size are kept in memory while they are hot; for larger ones `sendfile` costs less than a copy.
+const IN_MEMORY_MAX: u64 = 8 * 1024;
 
 /// After this long the file is looked at again before its bytes go out (it may have been cut, or left the page cache).
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
+
+/// Of longer ranges every one is looked for in the page cache.
+const SMALL: u64 = 64 * 1024;
 
 /// Most bytes checked by one call.
 const CHECK_MAX: u64 = 4 * 1024 * 1024;
@@ -137,17 +140,19 @@ impl Blob {
         }
     }
 
-    /// The bytes, if they have been checked and lie at hand. Never blocks.
+    /// Bytes of memory that it takes to keep this at hand, roughly.
+    pub(super) fn overhead(&self) -> u64 {
+        match &self.content {
+            Content::Memory(bytes) => bytes.len() as u64,
+            Content::File(mapped) => (mapped.values.len() * size_of::<ChainingValue>()) as u64,
+        }
+    }
+
+    /// The bytes, if they have been checked and lie at hand. Never waits for a disk.
     pub fn ready(&self, range: Range<u64>) -> Option<Bytes> {
         match &self.content {
             Content::Memory(bytes) => Some(bytes.slice(to_usize(&range)?)),
-            Content::File(mapped) => {
-                let looked = Timestamp(mapped.looked_at.load(Ordering::Relaxed));
-                let usable = self.clock.now().since(looked) < LOOK_AGAIN
-                    && !mapped.damaged.load(Ordering::Relaxed)
-                    && mapped.has_checked(&range);
-                usable.then(|| mapped.mapping.bytes(range))
-            }
+            Content::File(mapped) => mapped.is_ready(&range, self.clock.now()).then(|| mapped.mapping.bytes(range)),
         }
     }
 
@@ -161,12 +166,19 @@ impl Blob {
         checked.unwrap_or_else(|panic| Err(Fault::internal(panic.to_string())))
     }
 
-    /// Reads and compares what has not been checked of the range. Blocks.
+    /// Reads and compares the range: what has not been checked, or has to be read from the disk again anyway. Blocks.
     pub(super) fn check(&self, range: Range<u64>) -> Result<Bytes, Fault> {
         let Content::File(mapped) = &self.content else {
             return self.ready(range).ok_or_else(|| Fault::internal("a range outside of its object"));
         };
         let range = range.start..range.end.min(range.start + CHECK_MAX).min(self.len);
+        if mapped.is_ready(&range, self.clock.now()) {
+            return Ok(mapped.mapping.bytes(range));
+        }
+        self.check_anew(mapped, range)
+    }
+
+    fn check_anew(&self, mapped: &Mapped, range: Range<u64>) -> Result<Bytes, Fault> {
         let corrupt = |_| {
             mapped.damaged.store(true, Ordering::Relaxed);
             Fault::new(Cause::Corrupt { object: self.object.to_string().into() })
@@ -177,15 +189,9 @@ impl Blob {
         if Stamp::of(mapped.mapping.file()).map_err(|_| corrupt(()))? != mapped.stamp {
             return Err(corrupt(()));
         }
-        if mapped.has_checked(&range) {
-            mapped.mapping.will_need(range.clone());
-        }
         let mut buffer = Vec::new();
         for index in range.start / GROUP..range.end.div_ceil(GROUP) {
             let group = index * GROUP..((index + 1) * GROUP).min(self.len);
-            if mapped.has_checked(&group) {
-                continue;
-            }
             buffer.resize(usize::try_from(group.end - group.start).unwrap_or(0), 0);
             mapped.mapping.file().read_exact_at(&mut buffer, group.start).map_err(|_| corrupt(()))?;
             let value = usize::try_from(index).ok().and_then(|i| mapped.values.get(i));
@@ -200,9 +206,12 @@ impl Blob {
 
     /// Checks everything anew, whatever has been checked before. Blocks.
     pub(super) fn check_all(&self) -> Result<(), Fault> {
+        let Content::File(mapped) = &self.content else { return Ok(()) };
         let mut at = 0;
         while at < self.len {
-            at += (self.check(at..self.len)?.len() as u64).max(1);
+            let end = (at + CHECK_MAX).min(self.len);
+            self.check_anew(mapped, at..end)?;
+            at = end;
         }
         Ok(())
     }
@@ -219,6 +228,27 @@ impl Mapped {
             looked_at: AtomicU64::new(0),
             damaged: AtomicBool::new(false),
         }
+    }
+
+    /// Checked, still the file that was checked, and in the page cache. Takes a microsecond; a disk is not touched.
+    fn is_ready(&self, range: &Range<u64>, now: Timestamp) -> bool {
+        if self.damaged.load(Ordering::Relaxed) || !self.has_checked(range) {
+            return false;
+        }
+        let recent = now.since(Timestamp(self.looked_at.load(Ordering::Relaxed))) < LOOK_AGAIN;
+        if recent && range.end - range.start <= SMALL && self.len() <= SMALL {
+            return true;
+        }
+        let same = recent || Stamp::of(self.mapping.file()).is_ok_and(|stamp| stamp == self.stamp);
+        let ready = same && self.mapping.is_resident(range.clone());
+        if ready {
+            self.looked_at.store(now.0, Ordering::Relaxed);
+        }
+        ready
+    }
+
+    fn len(&self) -> u64 {
+        self.mapping.len()
     }
 
     fn has_checked(&self, range: &Range<u64>) -> bool {

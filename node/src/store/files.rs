@@ -82,26 +82,25 @@ impl Files {
         write_whole(&self.entry(&entry.object, &entry.key), &sealed(&bytes))
     }
 
-    /// All entries that lie beside objects whose files are there, with the paths of what is neither.
-    pub(super) fn scan(&self, mut each: impl FnMut(Entry)) -> io::Result<()> {
+    /// Calls `each` with the path of every copy of an entry.
+    pub(super) fn scan(&self, each: impl Fn(&Path)) -> io::Result<()> {
         for first in fs::read_dir(self.path("objects"))? {
             for file in fs::read_dir(first?.path())? {
                 let path = file?.path();
-                if path.extension().is_none_or(|extension| extension != "entry") {
-                    continue;
-                }
-                let entry = fs::read(&path).ok().and_then(|bytes| {
-                    let entry = postcard::from_bytes::<EntryOnDisk>(unsealed(&bytes)?).ok()?.into_entry()?;
-                    let len = fs::metadata(self.object(&entry.object)).ok()?.len();
-                    (len == entry.size && self.entry(&entry.object, &entry.key) == path).then_some(entry)
-                });
-                match entry {
-                    Some(entry) => each(entry),
-                    None => drop(fs::remove_file(&path)),
+                if path.extension().is_some_and(|extension| extension == "entry") {
+                    each(&path);
                 }
             }
         }
         Ok(())
+    }
+
+    /// The entry of which this is the copy, if it is whole and lies beside an object that has the right length.
+    pub(super) fn read_entry(&self, path: &Path) -> Option<Entry> {
+        let bytes = fs::read(path).ok()?;
+        let entry = postcard::from_bytes::<EntryOnDisk>(unsealed(&bytes)?).ok()?.into_entry()?;
+        let len = fs::metadata(self.object(&entry.object)).ok()?.len();
+        (len == entry.size && self.entry(&entry.object, &entry.key) == path).then_some(entry)
     }
 
     /// Renames what cannot be used, once; an older one set aside before is removed.
@@ -141,7 +140,9 @@ pub(super) fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
 
 /// Opens a plain file for reading, never through a symbolic link that somebody has planted.
 pub(super) fn open_plain(path: &Path) -> io::Result<File> {
-    let file = OpenOptions::new().read(true).custom_flags(nofollow()).open(path)?;
+    let open = |flags| OpenOptions::new().read(true).custom_flags(flags).open(path);
+    // Access times are the index's business. Only the owner of a file may do without the file system's.
+    let file = open(nofollow() | libc::O_NOATIME).or_else(|_| open(nofollow()))?;
     match file.metadata()?.is_file() {
         true => Ok(file),
         false => Err(io::ErrorKind::InvalidInput.into()),

@@ -279,12 +279,8 @@ impl Growing {
         let _ = fs::remove_file(files.journal(&self.plan.key));
         self.ended.store(true, Ordering::Relaxed);
         let blob = self.mapping.as_ref().and_then(|m| Blob::fresh(object, m, values, self.store.clock()));
-        self.store.forget_hot(&self.plan.key);
-        self.store.announce(&entry);
+        self.store.announce(&entry, blob);
         drop(naming);
-        if let Some(blob) = blob {
-            self.store.keep_hot(&entry, &Arc::new(blob));
-        }
         Ok(entry)
     }
 

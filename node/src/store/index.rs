@@ -98,6 +98,11 @@ impl Index {
         matches!(self.pending().get(&entry.key), Some(Some(known)) if Arc::ptr_eq(known, entry))
     }
 
+    /// Nothing is known of the key, not even that it was removed a moment ago.
+    pub(super) fn is_unknown(&self, key: &KeyHash) -> bool {
+        !self.pending().contains_key(key) && matches!(self.look_up(key), Ok(None))
+    }
+
     /// The objects that entries not yet on disk name.
     pub(super) fn pending_objects(&self) -> HashSet<ObjectId> {
         self.pending().values().flatten().map(|entry| entry.object).collect()
@@ -186,7 +191,6 @@ impl Index {
         write.commit().map_err(fault)?;
         self.objects.store(count, Ordering::Relaxed);
         self.bytes.store(bytes, Ordering::Relaxed);
-        self.forget_pending(batch);
         // What a later change of the same batch has brought back is needed.
         let again = |object: &ObjectId| batch.iter().any(|c| matches!(c, Change::Put(e) if e.object == *object));
         superfluous.objects.retain(|object| !again(object) || !self.names(object));
@@ -194,7 +198,7 @@ impl Index {
     }
 
     /// Drops the batch's changes from the pending ones, unless newer ones have come meanwhile.
-    fn forget_pending(&self, batch: &[Change]) {
+    pub(super) fn forget_pending(&self, batch: &[Change]) {
         let mut pending = self.pending();
         for change in batch {
             let done = match (change, pending.get(&change.key())) {
@@ -274,9 +278,12 @@ mod tests {
         assert!(index.look_up(&a.key).unwrap().is_some());
         index.commit(&[Change::Put(a.clone())]).unwrap();
         index.announce(&Change::Remove(a.key));
-        assert!(index.look_up(&a.key).unwrap().is_none());
+        index.forget_pending(&[Change::Put(a.clone())]);
+        assert!(index.look_up(&a.key).unwrap().is_none() && !index.is_unknown(&a.key));
         index.commit(&[Change::Remove(a.key)]).unwrap();
-        assert!(index.pending().is_empty());
+        assert!(!index.is_unknown(&a.key));
+        index.forget_pending(&[Change::Remove(a.key)]);
+        assert!(index.pending().is_empty() && index.is_unknown(&a.key));
         assert_eq!(index.objects(), 0);
     }
 }

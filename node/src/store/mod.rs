@@ -14,7 +14,7 @@ mod ranges;
 
 use std::collections::HashMap;
 use std::fs::File;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -29,7 +29,7 @@ pub use object::{Entry, Head, ObjectId, Plan};
 use crate::classify::KeyHash;
 use crate::config::CacheSize;
 use crate::fault::{Cause, Fault};
-use crate::os::clock::Clock;
+use crate::os::clock::{Clock, Timestamp};
 use crate::os::{disk, entropy, tasks};
 use eviction::Candidate;
 use files::Files;
@@ -47,8 +47,8 @@ const TOUCH_EVERY: Duration = Duration::from_secs(60);
 /// Entries looked at to find those that go.
 const SAMPLE: usize = 64;
 
-/// What an open file in memory counts against `memory_size` (its page tables, list and bookkeeping).
-const OPEN_FILE_WEIGHT: u64 = 64 * 1024;
+/// What an open file counts at least against `memory_size` (its mapping, page tables and bookkeeping).
+const OPEN_FILE_WEIGHT: u64 = 8 * 1024;
 
 /// Broken-off downloads are kept this long.
 const PARTIAL_AGE_MAX: Duration = Duration::from_secs(7 * 24 * 3600);
@@ -59,6 +59,8 @@ pub struct Options {
     pub size: CacheSize,
     /// Bytes of small hot objects (and weight of open files) kept in memory.
     pub memory_size: u64,
+    /// Most files that hot objects may hold open.
+    pub open_files: u64,
     pub clock: Clock,
 }
 
@@ -69,10 +71,12 @@ pub struct Store(Arc<Inner>);
 struct Inner {
     files: Files,
     index: Index,
-    hot: quick_cache::sync::Cache<KeyHash, Hot, Weigh>,
+    hot: quick_cache::sync::Cache<KeyHash, Arc<Hot>, Weigh>,
     touched: Mutex<HashMap<KeyHash, Arc<Entry>>>,
     changes: Mutex<Option<SyncSender<Change>>>,
     writer: Mutex<Option<std::thread::JoinHandle<()>>>,
+    /// Held while what look-ups see changes, so that a removal is not overtaken by what was read before it.
+    order: Mutex<()>,
     evicting: Mutex<()>,
     growing_bytes: AtomicU64,
     /// An object may be stored again while the last trace of it is being deleted.
@@ -88,18 +92,23 @@ struct Inner {
     _lock: File,
 }
 
-#[derive(Clone)]
-struct Hot {
-    entry: Arc<Entry>,
-    blob: Arc<Blob>,
+/// An entry with its object at hand. It lives as long as the store keeps it: a `Weak` to it tells when it is gone, replaced
+/// or removed.
+#[derive(Debug)]
+pub struct Hot {
+    pub entry: Arc<Entry>,
+    pub blob: Arc<Blob>,
 }
 
+/// Weighs open files so that there are never more than may be open.
 #[derive(Clone)]
-struct Weigh;
+struct Weigh {
+    open_file: u64,
+}
 
-impl quick_cache::Weighter<KeyHash, Hot> for Weigh {
-    fn weight(&self, _: &KeyHash, hot: &Hot) -> u64 {
-        if hot.blob.in_memory() { hot.blob.len() + 1024 } else { OPEN_FILE_WEIGHT }
+impl quick_cache::Weighter<KeyHash, Arc<Hot>> for Weigh {
+    fn weight(&self, _: &KeyHash, hot: &Arc<Hot>) -> u64 {
+        hot.blob.overhead() + if hot.blob.in_memory() { 1024 } else { self.open_file }
     }
 }
 
@@ -139,13 +148,15 @@ impl Store {
             Index::open(&path)
         })?;
         let (changes, queue) = sync_channel(CHANGES_MAX);
+        let open_file = (options.memory_size / options.open_files.max(1)).max(OPEN_FILE_WEIGHT);
         let store = Self(Arc::new(Inner {
             files,
             index: opened,
-            hot: quick_cache::sync::Cache::with_weighter(4096, options.memory_size, Weigh),
+            hot: quick_cache::sync::Cache::with_weighter(4096, options.memory_size, Weigh { open_file }),
             touched: Mutex::default(),
             changes: Mutex::new(Some(changes)),
             writer: Mutex::default(),
+            order: Mutex::default(),
             evicting: Mutex::default(),
             growing_bytes: AtomicU64::new(0),
             naming: Mutex::default(),
@@ -173,33 +184,38 @@ impl Store {
         if !self.0.scanning.load(Ordering::Relaxed) {
             return;
         }
-        let scanned = self.0.files.scan(|entry| {
-            if matches!(self.0.index.look_up(&entry.key), Ok(None)) {
-                self.change(Change::Put(Arc::new(entry)));
-            }
-        });
+        let scanned = self.0.files.scan(|path| self.take_in(path));
         if let Err(error) = scanned {
             tracing::warn!(%error, "the store's folder cannot be scanned");
         }
         self.0.scanning.store(false, Ordering::Relaxed);
     }
 
+    /// Takes in what a scan has found, unless it is known, or has been removed while the scan went on.
+    fn take_in(&self, path: &Path) {
+        // It is neither just being published nor just being deleted.
+        let _naming = self.naming();
+        let Some(entry) = self.0.files.read_entry(path) else { return drop(std::fs::remove_file(path)) };
+        let order = self.order();
+        if self.0.index.is_unknown(&entry.key) {
+            self.change(&order, Change::Put(Arc::new(entry)));
+        }
+    }
+
     /// What is hot, without touching the disk.
-    pub fn lookup_hot(&self, key: &KeyHash) -> Option<(Arc<Entry>, Arc<Blob>)> {
-        let hot = self.0.hot.get(key)?;
-        self.touch(&hot.entry);
-        Some((hot.entry, hot.blob))
+    pub fn lookup_hot(&self, key: &KeyHash) -> Option<Arc<Hot>> {
+        self.0.hot.get(key)
     }
 
     /// The entry of a key.
     pub async fn lookup(&self, key: KeyHash) -> Result<Option<Arc<Entry>>, Fault> {
         if let Some(hot) = self.0.hot.get(&key) {
-            return Ok(Some(hot.entry));
+            return Ok(Some(hot.entry.clone()));
         }
         let store = self.clone();
         let found = blocking("look up", move || store.0.index.look_up(&key)).await?;
         if let Some(entry) = &found {
-            self.touch(entry);
+            self.touch(entry, self.0.clock.now());
         }
         Ok(found)
     }
@@ -209,21 +225,15 @@ impl Store {
         if let Some(hot) = self.0.hot.get(&entry.key)
             && hot.entry.object == entry.object
         {
-            return Ok(hot.blob);
+            return Ok(hot.blob.clone());
         }
         let (store, wanted) = (self.clone(), entry.clone());
-        let opened = blocking("open an object", move || Blob::open(&store.0.files, &wanted, &store.0.clock)).await;
-        match opened {
-            Ok(blob) => {
-                let blob = Arc::new(blob);
-                self.keep_hot(entry, &blob);
-                Ok(blob)
-            }
-            Err(fault) => {
-                self.drop_damaged(entry, &fault);
-                Err(fault)
-            }
-        }
+        let opened = blocking("open an object", move || {
+            let blob = Arc::new(Blob::open(&store.0.files, &wanted, &store.0.clock)?);
+            store.keep_hot(&wanted, &blob);
+            Ok(blob)
+        });
+        opened.await.inspect_err(|fault| self.drop_damaged(entry, fault))
     }
 
     /// An object turned out to be damaged: it is as if it had never been stored.
@@ -251,8 +261,9 @@ impl Store {
                 let mut updated = Entry::new(&plan, entry.object, entry.size, now);
                 updated.stored_at = entry.stored_at;
                 updated.uses = AtomicU64::new(entry.uses());
-                self.forget_hot(&entry.key);
-                self.change(Change::Put(Arc::new(updated)));
+                let order = self.order();
+                self.0.hot.remove(&entry.key);
+                self.change(&order, Change::Put(Arc::new(updated)));
             }
             _ => drop(self.touched().insert(entry.key, entry.clone())),
         }
@@ -267,9 +278,10 @@ impl Store {
     }
 
     fn remove_entry(&self, key: KeyHash) {
-        self.forget_hot(&key);
+        let order = self.order();
+        self.0.hot.remove(&key);
         self.touched().remove(&key);
-        self.change(Change::Remove(key));
+        self.change(&order, Change::Remove(key));
     }
 
     /// Forgets all keys that begin with `prefix`; says how many.
@@ -383,8 +395,9 @@ impl Store {
 
     /// Hands an announced entry to the writer, unless it has been replaced or removed in the meantime.
     fn put_if_current(&self, entry: &Arc<Entry>) {
+        let order = self.order();
         if self.0.index.is_announced(entry) {
-            self.change(Change::Put(entry.clone()));
+            self.change(&order, Change::Put(entry.clone()));
         }
     }
 
@@ -398,9 +411,14 @@ impl Store {
         }
     }
 
-    /// Lets look-ups see an entry that is not yet in the index on disk.
-    fn announce(&self, entry: &Arc<Entry>) {
+    /// Lets look-ups see an entry that is not yet in the index on disk, with its object if that is at hand.
+    fn announce(&self, entry: &Arc<Entry>, blob: Option<Blob>) {
+        let _order = self.order();
         self.0.index.announce(&Change::Put(entry.clone()));
+        match blob {
+            Some(blob) => self.0.hot.insert(entry.key, Arc::new(Hot { entry: entry.clone(), blob: Arc::new(blob) })),
+            None => drop(self.0.hot.remove(&entry.key)),
+        }
     }
 
     fn grow(&self, by: u64) {
@@ -411,16 +429,21 @@ impl Store {
         self.0.growing_bytes.fetch_sub(by, Ordering::Relaxed);
     }
 
+    /// Keeps an opened object at hand, unless its entry has been replaced or removed in the meantime. Blocks.
     fn keep_hot(&self, entry: &Arc<Entry>, blob: &Arc<Blob>) {
-        self.0.hot.insert(entry.key, Hot { entry: entry.clone(), blob: blob.clone() });
+        let _order = self.order();
+        let known = self.0.index.look_up(&entry.key);
+        if matches!(known, Ok(Some(known)) if known.object == entry.object && known.head == entry.head) {
+            self.0.hot.insert(entry.key, Arc::new(Hot { entry: entry.clone(), blob: blob.clone() }));
+        }
     }
 
-    fn forget_hot(&self, key: &KeyHash) {
-        self.0.hot.remove(key);
+    fn order(&self) -> MutexGuard<'_, ()> {
+        self.0.order.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn touch(&self, entry: &Arc<Entry>) {
-        let now = self.0.clock.now();
+    /// An entry has been asked for.
+    pub fn touch(&self, entry: &Arc<Entry>, now: Timestamp) {
         let written = entry.used_at();
         entry.touch(now);
         if now.since(written) > TOUCH_EVERY {
@@ -429,7 +452,7 @@ impl Store {
     }
 
     /// Makes a change visible and hands it to the writer.
-    fn change(&self, change: Change) {
+    fn change(&self, _order: &MutexGuard<'_, ()>, change: Change) {
         self.0.index.announce(&change);
         let changes = self.0.changes.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let Some(changes) = changes else { return };
@@ -442,9 +465,10 @@ impl Store {
     fn flush_touched(&self) {
         let touched = std::mem::take(&mut *self.touched());
         for entry in touched.into_values() {
+            let order = self.order();
             // Only what is still the entry of its key: a change in the meantime counts more.
             if matches!(self.0.index.look_up(&entry.key), Ok(Some(known)) if known.object == entry.object) {
-                self.change(Change::Put(entry));
+                self.change(&order, Change::Put(entry));
             }
         }
     }
@@ -511,13 +535,15 @@ impl Store {
             })
             .collect();
         let batch: Vec<_> = going.iter().map(|entry| Change::Remove(entry.key)).collect();
-        for change in &batch {
-            self.0.index.announce(change);
+        {
+            let _order = self.order();
+            for change in &batch {
+                self.0.index.announce(change);
+            }
+            going.iter().for_each(|entry| drop(self.0.hot.remove(&entry.key)));
         }
-        going.iter().for_each(|entry| self.forget_hot(&entry.key));
-        let superfluous = self.0.index.commit(&batch)?;
+        self.0.commit(&batch)?;
         self.0.evictions.fetch_add(going.len() as u64, Ordering::Relaxed);
-        self.0.delete(&superfluous);
         Ok(freed)
     }
 
@@ -546,6 +572,14 @@ impl Store {
 }
 
 impl Inner {
+    /// Writes changes to the index and deletes what they make superfluous. Until that is done a removal stays announced: a
+    /// scan that finds the files leaves them alone.
+    fn commit(&self, batch: &[Change]) -> Result<(), Fault> {
+        self.delete(&self.index.commit(batch)?);
+        self.index.forget_pending(batch);
+        Ok(())
+    }
+
     fn delete(&self, superfluous: &Superfluous) {
         let _naming = self.naming.lock().unwrap_or_else(PoisonError::into_inner);
         let needed = self.index.pending_objects();
@@ -575,11 +609,8 @@ fn write_changes(store: &std::sync::Weak<Inner>, queue: &Receiver<Change>) {
         };
         let Some(inner) = store.upgrade() else { return };
         if !batch.is_empty() {
-            match inner.index.commit(&batch) {
-                Ok(superfluous) => {
-                    inner.delete(&superfluous);
-                    batch.clear();
-                }
+            match inner.commit(&batch) {
+                Ok(()) => batch.clear(),
                 Err(fault) => {
                     tracing::error!(%fault, "the index cannot be written; trying again");
                     let keep = batch.len().saturating_sub(CHANGES_MAX);
