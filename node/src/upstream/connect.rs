@@ -15,7 +15,6 @@ use super::tls::Tls;
 use crate::classify::Url;
 use crate::config::{self, ParentProxy};
 use crate::fault::{Cause, Fault};
-use crate::os::clock::Clock;
 use crate::os::net;
 
 /// How a request reached its destination.
@@ -43,8 +42,8 @@ pub(super) struct Connector {
 }
 
 impl Connector {
-    pub(super) fn new(config: config::Upstream, own: Own, tls: Tls, clock: Clock) -> Self {
-        Self { config, own, resolver: Resolver::new(clock), tls }
+    pub(super) fn new(config: config::Upstream, own: Own, resolver: Resolver, tls: Tls) -> Self {
+        Self { config, own, resolver, tls }
     }
 
     pub(super) async fn load_roots(&self) -> Result<(), String> {

@@ -47,6 +47,7 @@ use connect::Connector;
 use health::{Health, Probe};
 use pool::Pool;
 use rate::Limiter;
+use resolve::Resolver;
 use tls::Tls;
 
 /// Bytes read from upstream at once, if nothing limits them: large pieces cost the least.
@@ -106,12 +107,13 @@ struct Inner {
 
 impl Upstreams {
     pub fn new(config: &config::Upstream, own: Own, clock: Clock) -> Self {
-        Self::with_tls(config, own, clock, Tls::default())
+        let connector = Connector::new(config.clone(), own, Resolver::new(clock.clone()), Tls::default());
+        Self::connecting(connector, config, clock)
     }
 
-    fn with_tls(config: &config::Upstream, own: Own, clock: Clock, tls: Tls) -> Self {
+    fn connecting(connector: Connector, config: &config::Upstream, clock: Clock) -> Self {
         Self(Arc::new(Inner {
-            connector: Connector::new(config.clone(), own, tls, clock.clone()),
+            connector,
             pool: Arc::default(),
             health: Health::default(),
             limiter: Arc::new(Limiter::new(config.rate_limit)),

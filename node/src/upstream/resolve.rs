@@ -2,6 +2,7 @@
 //! it, and only the dialled address is checked, so an old answer can at worst fail to connect.
 
 use std::collections::HashMap;
+use std::io;
 use std::net::{IpAddr, ToSocketAddrs};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -28,9 +29,13 @@ const CURRENT: Duration = Duration::from_secs(10);
 /// How long a look-up may take when there is an older answer to fall back on.
 const PATIENCE_WITH_FALLBACK: Duration = Duration::from_secs(1);
 
+/// All addresses of a name; blocks.
+type System = Arc<dyn Fn(&str) -> io::Result<Vec<IpAddr>> + Send + Sync>;
+
 /// Cheap to clone.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub(super) struct Resolver {
+    system: System,
     known: Arc<Mutex<HashMap<Arc<str>, Known>>>,
     lookups: Arc<Semaphore>,
     clock: Clock,
@@ -43,8 +48,13 @@ struct Known {
 }
 
 impl Resolver {
+    /// Asks the machine's own resolver.
     pub(super) fn new(clock: Clock) -> Self {
-        Self { known: Arc::default(), lookups: Arc::new(Semaphore::new(LOOKUPS_MAX)), clock }
+        Self::asking(Arc::new(|name| Ok((name, 0).to_socket_addrs()?.map(|a| a.ip()).collect())), clock)
+    }
+
+    pub(super) fn asking(system: System, clock: Clock) -> Self {
+        Self { system, known: Arc::default(), lookups: Arc::new(Semaphore::new(LOOKUPS_MAX)), clock }
     }
 
     /// All addresses of a host, in the resolver's order.
@@ -61,7 +71,7 @@ impl Resolver {
         let Some(known) = known else {
             return self.look_up(host).await;
         };
-        if self.clock.now().since(known.at) < CURRENT {
+        if self.is_current(&known) {
             return Ok(known.addresses);
         }
         match tokio::time::timeout(PATIENCE_WITH_FALLBACK, self.look_up(host)).await {
@@ -72,16 +82,22 @@ impl Resolver {
 
     async fn look_up(&self, host: &str) -> Result<Vec<IpAddr>, Fault> {
         let permit = self.lookups.clone().acquire_owned().await;
-        let name = host.to_owned();
+        // Who had to wait for a place may have waited for this very name.
+        let known = self.lock().get(host).cloned();
+        if let Some(known) = known.filter(|known| self.is_current(known)) {
+            return Ok(known.addresses);
+        }
+        let (name, system) = (host.to_owned(), self.system.clone());
         let found = tasks::blocking("resolve", move || {
-            let found = (name.as_str(), 0).to_socket_addrs();
+            let found = system(&name);
             // The place is given up when the thread is free, not when nobody waits any more.
             drop(permit);
-            found.map(|all| all.map(|a| a.ip()).take(ADDRESSES_MAX).collect::<Vec<_>>())
+            found
         })
         .await;
         match found {
-            Ok(Ok(addresses)) if !addresses.is_empty() => {
+            Ok(Ok(mut addresses)) if !addresses.is_empty() => {
+                addresses.truncate(ADDRESSES_MAX);
                 self.remember(host, &addresses);
                 Ok(addresses)
             }
@@ -89,6 +105,10 @@ impl Resolver {
             Ok(Err(error)) => Err(not_found(host, &error.to_string())),
             Err(_) => Err(Fault::internal("the look-up was cut off")),
         }
+    }
+
+    fn is_current(&self, known: &Known) -> bool {
+        self.clock.now().since(known.at) < CURRENT
     }
 
     fn remember(&self, host: &str, addresses: &[IpAddr]) {
@@ -114,6 +134,7 @@ fn not_found(host: &str, detail: &str) -> Fault {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::sync::atomic::{AtomicUsize, Ordering};
 
     #[tokio::test]
     async fn addresses_need_no_look_up_and_unknown_names_are_a_fault() {
@@ -131,6 +152,20 @@ mod tests {
         resolver.remember("gone.invalid", &[address]);
         clock.advance(CURRENT * 2);
         assert_eq!(resolver.resolve("gone.invalid").await.unwrap(), [address]);
+    }
+
+    #[tokio::test]
+    async fn many_who_ask_at_once_cost_few_look_ups() {
+        let (count, address) = (Arc::new(AtomicUsize::new(0)), IpAddr::from([192, 0, 2, 7]));
+        let counted = count.clone();
+        let system = Arc::new(move |_: &str| {
+            counted.fetch_add(1, Ordering::SeqCst);
+            Ok(vec![address; 100])
+        });
+        let resolver = Resolver::asking(system, Clock::manual(Timestamp(0)));
+        let all = futures_util::future::join_all((0..500).map(|_| resolver.resolve("a.example.org"))).await;
+        assert!(all.iter().all(|found| found.as_ref().unwrap().len() == ADDRESSES_MAX));
+        assert!((1..=LOOKUPS_MAX).contains(&count.load(Ordering::SeqCst)));
     }
 
     #[test]

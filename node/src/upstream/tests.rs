@@ -447,6 +447,68 @@ async fn forbidden_destinations_are_never_dialled() {
     assert_eq!(origin.accepted(), 0);
 }
 
+/// A client whose names have these addresses, the first time, the second time and so on; and how often it has asked.
+fn resolving(clock: &Clock, answers: &[&[&str]]) -> (Upstreams, Arc<AtomicUsize>) {
+    let answers: Vec<Vec<std::net::IpAddr>> =
+        answers.iter().map(|answer| answer.iter().map(|a| a.parse().unwrap()).collect()).collect();
+    let count = Arc::new(AtomicUsize::new(0));
+    let asked = count.clone();
+    let system = Arc::new(move |_: &str| Ok(answers[asked.fetch_add(1, Ordering::SeqCst)].clone()));
+    let allow = ["127.0.0.1/32", "::1/128"].map(|net| AllowedDestination { net: net.parse().unwrap(), port: None });
+    let config = config::Upstream { allow: allow.into(), ..config(None) };
+    let resolver = Resolver::asking(system, clock.clone());
+    let connector = Connector::new(config.clone(), Own { port: 1, addresses: Vec::new() }, resolver, Tls::default());
+    (Upstreams::connecting(connector, &config, clock.clone()), count)
+}
+
+/// A server on 127.0.0.2 that must not be asked.
+struct Unvisited(std::net::TcpListener);
+
+impl Unvisited {
+    fn listen(port: u16) -> Self {
+        let listener = std::net::TcpListener::bind(("127.0.0.2", port)).unwrap();
+        listener.set_nonblocking(true).unwrap();
+        Self(listener)
+    }
+
+    fn check(&self) {
+        assert_eq!(self.0.accept().unwrap_err().kind(), std::io::ErrorKind::WouldBlock, "somebody has come");
+    }
+}
+
+#[tokio::test]
+async fn of_a_names_addresses_only_permitted_ones_are_dialled() {
+    let origin = Origin::start(vec![vec![Say(OK)], vec![Say(OK)]]).await;
+    let port = origin.address.port();
+    let inner = Unvisited::listen(port);
+    let url = Url::parse(&format!("http://mirror.example.org:{port}/")).unwrap();
+    // The second of these has nobody on that port: the next one is tried at once.
+    for answer in [&["127.0.0.2", "127.0.0.1"][..], &["::1", "127.0.0.2", "127.0.0.1"]] {
+        let (client, asked) = resolving(&Clock::manual(Timestamp(0)), &[answer]);
+        let answer = client.send(get(url.clone())).await.unwrap();
+        assert_eq!((answer.via, asked.load(Ordering::SeqCst)), (Hop::Direct(origin.address), 1));
+    }
+    let (client, _) = resolving(&Clock::manual(Timestamp(0)), &[&["127.0.0.2", "169.254.169.254"]]);
+    assert_eq!(client.send(get(url)).await.err().unwrap().label(), "destination-forbidden");
+    inner.check();
+}
+
+#[tokio::test]
+async fn a_name_that_turns_to_a_forbidden_address_is_judged_again() {
+    let last = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok";
+    let origin = Origin::start(vec![vec![Say(last)]]).await;
+    let port = origin.address.port();
+    let inner = Unvisited::listen(port);
+    let url = Url::parse(&format!("http://rebind.example.org:{port}/")).unwrap();
+    let clock = Clock::manual(Timestamp(0));
+    let (client, asked) = resolving(&clock, &[&["127.0.0.1"], &["127.0.0.2"]]);
+    assert_eq!(read(client.send(get(url.clone())).await.unwrap()).await.unwrap(), "ok");
+    clock.advance(Duration::from_secs(60));
+    assert_eq!(client.send(get(url)).await.err().unwrap().label(), "destination-forbidden");
+    assert_eq!((asked.load(Ordering::SeqCst), origin.accepted()), (2, 1));
+    inner.check();
+}
+
 #[tokio::test]
 async fn redirects_are_followed_and_each_destination_is_judged() {
     let secret = Origin::start(vec![]).await;
@@ -593,7 +655,10 @@ fn identity(name: &str, years: (i32, i32)) -> (Step, rustls::RootCertStore) {
 
 fn trusting(config: &config::Upstream, roots: rustls::RootCertStore) -> Upstreams {
     let own = Own { port: 1, addresses: Vec::new() };
-    Upstreams::with_tls(config, own, Clock::manual(Timestamp(0)), Tls::trusting(roots).unwrap())
+    let clock = Clock::manual(Timestamp(0));
+    let tls = Tls::trusting(roots).unwrap();
+    let connector = Connector::new(config.clone(), own, Resolver::new(clock.clone()), tls);
+    Upstreams::connecting(connector, config, clock)
 }
 
 #[tokio::test]
