@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use imirror_tests::node::Node;
+use imirror_tests::node::{Node, free_port};
 use imirror_tests::origin::Origin;
 use imirror_tests::tls::Authority;
 use imirror_tests::{content, sha256};
@@ -128,7 +128,9 @@ fn apt_with_an_https_upstream() {
     origin.put_tree(&tree.path().join("repo"));
     let bundle = tree.path().join("bundle.pem");
     std::fs::write(&bundle, authority.pem()).unwrap();
-    let node = Node::start_with(&[("SSL_CERT_FILE", bundle.to_str().unwrap())], &[origin.address()], "");
+    let node = Node::new(free_port(), &[origin.address()], "");
+    let mut node = node.with_variable("SSL_CERT_FILE", bundle.to_str().unwrap());
+    node.run();
     two_by_two_of(&node, &origin, &package, ".deb", |node, as_proxy, folder| match as_proxy {
         true => apt_get(&format!("http://HTTPS///{}", origin.address()), &format!("http://{}", node.address()), folder),
         false => apt_get(&format!("http://{}/HTTPS///{}", node.address(), origin.address()), "DIRECT", folder),

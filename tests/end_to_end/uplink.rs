@@ -20,7 +20,9 @@ fn bundle(authorities: &[&Authority]) -> tempfile::NamedTempFile {
 
 /// A node that trusts what is in a file, and nobody else.
 fn trusting(file: &std::path::Path, allow: &[&str], more: &str) -> Node {
-    Node::start_with(&[("SSL_CERT_FILE", file.to_str().unwrap())], allow, more)
+    let mut node = Node::new(free_port(), allow, more).with_variable("SSL_CERT_FILE", file.to_str().unwrap());
+    node.run();
+    node
 }
 
 /// The body of an answer that says that something cannot be had.

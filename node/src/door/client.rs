@@ -70,14 +70,14 @@ pub struct Door {
 }
 
 impl Door {
-    /// Serves connections until `stop` says so; then those in progress finish their answers.
+    /// Serves connections until `stop` says so and those in progress have finished their answers.
     pub async fn serve(self: Arc<Self>, listener: TcpListener, mut stop: watch::Receiver<bool>) {
         let permits = Arc::new(Semaphore::new(CONNECTIONS_MAX));
         loop {
             let Ok(permit) = permits.clone().acquire_owned().await else { return };
             let accepted = tokio::select! {
                 accepted = listener.accept() => accepted,
-                () = stopped(&mut stop) => return,
+                () = stopped(&mut stop) => break,
             };
             match accepted {
                 Ok((stream, peer)) => {
@@ -94,6 +94,9 @@ impl Door {
                 }
             }
         }
+        drop(listener);
+        // Each connection holds one.
+        let _ = permits.acquire_many(u32::try_from(CONNECTIONS_MAX).unwrap_or(u32::MAX)).await;
     }
 
     async fn connection(self: Arc<Self>, stream: TcpStream, peer: SocketAddr, mut stop: watch::Receiver<bool>) {

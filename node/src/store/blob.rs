@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use blake3::hazmat::ChainingValue;
 use bytes::Bytes;
+use rustix::io::Errno;
 
 use super::files::{self, Files};
 use super::groups::{self, GROUP};
@@ -79,7 +80,11 @@ impl Blob {
     pub(super) fn open(files: &Files, entry: &Entry, clock: &Clock) -> Result<Self, Fault> {
         let path = files.object(&entry.object);
         let corrupt = || Fault::new(Cause::Corrupt { object: entry.object.to_string().into() });
-        let file = files::open_plain(&path).map_err(|_| corrupt())?;
+        let file = files::open_plain(&path).map_err(|e| match Errno::from_io_error(&e) {
+            // The object is not to blame.
+            Some(Errno::MFILE | Errno::NFILE | Errno::NOMEM) => Fault::internal(format!("opening an object: {e}")),
+            _ => corrupt(),
+        })?;
         let stamp = Stamp::of(&file).map_err(|e| Fault::disk(path.display(), &e))?;
         if stamp.size != entry.size {
             return Err(corrupt());
@@ -304,4 +309,120 @@ fn hash_file(file: &File, len: u64) -> Option<Vec<ChainingValue>> {
 fn to_usize(range: &Range<u64>) -> Option<Range<usize>> {
     let (start, end) = (usize::try_from(range.start).ok()?, usize::try_from(range.end).ok()?);
     (start <= end).then_some(start..end)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::Store;
+    use crate::store::tests::{flip, put, store_in};
+
+    const URL: &str = "http://example.org/p";
+    const G: usize = GROUP as usize;
+
+    fn content(len: usize) -> Vec<u8> {
+        (0..len).map(|i| (i * 37 % 241) as u8 ^ (i >> 16) as u8).collect()
+    }
+
+    /// A stored object, opened as after a start.
+    async fn stored(store: &Store, content: &[u8]) -> (Arc<Entry>, Blob) {
+        let entry = put(store, URL, content).await;
+        let blob = Blob::open(store.files(), &entry, store.clock()).unwrap();
+        (entry, blob)
+    }
+
+    #[tokio::test]
+    async fn what_was_stored_comes_back_at_every_length() {
+        for len in [0, 1, IN_MEMORY_MAX as usize, IN_MEMORY_MAX as usize + 1, G - 1, G, G + 1, 2 * G, 3 * G + 5] {
+            let dir = tempfile::tempdir().unwrap();
+            let (store, _) = store_in(&dir);
+            let content = content(len);
+            let (_, blob) = stored(&store, &content).await;
+            assert_eq!((blob.len(), blob.in_memory()), (len as u64, len as u64 <= IN_MEMORY_MAX), "{len}");
+            let blob = Arc::new(blob);
+            assert_eq!(blob.bytes(0..len as u64).await.unwrap(), content, "{len}");
+            blob.check_all().unwrap();
+        }
+    }
+
+    #[tokio::test]
+    async fn bytes_are_ready_only_after_they_were_checked() {
+        let dir = tempfile::tempdir().unwrap();
+        let (store, clock) = store_in(&dir);
+        let content = content(4 * G);
+        let (_, blob) = stored(&store, &content).await;
+        assert!(blob.ready(0..10).is_none());
+        blob.check(GROUP + 1..GROUP + 2).unwrap();
+        assert_eq!(blob.ready(GROUP..2 * GROUP).unwrap(), content[G..2 * G], "its group was checked");
+        assert!(blob.ready(GROUP - 1..GROUP).is_none() && blob.ready(GROUP..2 * GROUP + 1).is_none());
+        clock.advance(LOOK_AGAIN);
+        assert!(blob.ready(GROUP..2 * GROUP).is_some(), "the file is looked at again, and is the same");
+        assert!(blob.ready(0..GROUP).is_none());
+    }
+
+    #[tokio::test]
+    async fn damage_is_seen_in_each_group_and_only_there() {
+        for damaged in 0..4u64 {
+            let dir = tempfile::tempdir().unwrap();
+            let (store, _) = store_in(&dir);
+            let content = content(3 * G + 100);
+            let entry = put(&store, URL, &content).await;
+            flip(&store, URL, damaged * GROUP + 50);
+            let open = || Blob::open(store.files(), &entry, store.clock()).unwrap();
+            for group in 0..4 {
+                let checked = open().check(group * GROUP..group * GROUP + 1);
+                assert_eq!(checked.is_err(), group == damaged, "group {group}, damaged {damaged}");
+            }
+            let blob = open();
+            assert!(matches!(blob.check_all().unwrap_err().cause, Cause::Corrupt { .. }));
+            // Nothing more is handed out of an object that is known to be damaged.
+            assert!(blob.ready(0..1).is_none() && blob.check(0..1).is_err());
+        }
+    }
+
+    #[tokio::test]
+    async fn a_file_that_changes_while_it_is_open_is_not_handed_out() {
+        let dir = tempfile::tempdir().unwrap();
+        let (store, clock) = store_in(&dir);
+        let (entry, blob) = stored(&store, &content(3 * G)).await;
+        blob.check_all().unwrap();
+        let file = File::options().write(true).open(store.files().object(&entry.object)).unwrap();
+        file.set_len(2 * GROUP).unwrap();
+        clock.advance(LOOK_AGAIN);
+        assert!(blob.ready(0..10).is_none() && blob.check(0..10).is_err(), "also of what is still there");
+        assert!(Blob::open(store.files(), &entry, store.clock()).is_err());
+    }
+
+    #[tokio::test]
+    async fn a_small_object_is_checked_when_it_is_opened() {
+        for len in [1, IN_MEMORY_MAX as usize, G] {
+            let dir = tempfile::tempdir().unwrap();
+            let (store, _) = store_in(&dir);
+            let (entry, _) = stored(&store, &content(len)).await;
+            flip(&store, URL, len as u64 - 1);
+            let opened = Blob::open(store.files(), &entry, store.clock());
+            assert!(matches!(opened.unwrap_err().cause, Cause::Corrupt { .. }), "{len}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_lost_or_torn_list_is_made_anew_from_right_content_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let (store, _) = store_in(&dir);
+        let (entry, _) = stored(&store, &content(3 * G)).await;
+        let list = store.files().values(&entry.object);
+        let right = std::fs::read(&list).unwrap();
+        assert_eq!(right.len(), 3 * 32);
+        let mut bent = right.clone();
+        bent[40] ^= 1;
+        for wrong in [&right[..0], &right[..64], &right[..95], &bent] {
+            std::fs::write(&list, wrong).unwrap();
+            Blob::open(store.files(), &entry, store.clock()).unwrap().check_all().unwrap();
+            assert_eq!(std::fs::read(&list).unwrap(), right);
+        }
+        std::fs::remove_file(&list).unwrap();
+        flip(&store, URL, 70_000);
+        assert!(Blob::open(store.files(), &entry, store.clock()).is_err());
+        assert!(!list.exists());
+    }
 }

@@ -11,12 +11,17 @@ mod growing;
 mod index;
 mod object;
 mod ranges;
+mod room;
+mod scrub;
+#[cfg(test)]
+mod tests;
+mod writer;
 
 use std::collections::HashMap;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
+use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -30,22 +35,21 @@ use crate::classify::KeyHash;
 use crate::config::CacheSize;
 use crate::fault::{Cause, Fault};
 use crate::os::clock::{Clock, Timestamp};
-use crate::os::{disk, entropy, tasks};
-use eviction::Candidate;
+use crate::os::{disk, tasks};
 use files::Files;
 use index::{Change, Index, Superfluous};
 
 /// Changes waiting to be written.
 const CHANGES_MAX: usize = 4096;
 
-/// How long the writer waits for more changes to write in the same batch.
-const BATCH_WAIT: Duration = Duration::from_millis(50);
-
-/// Statistics of an entry are written when they are this much newer than what is written.
+/// How often statistics of entries are written, and those of one at most.
 const TOUCH_EVERY: Duration = Duration::from_secs(60);
 
-/// Entries looked at to find those that go.
-const SAMPLE: usize = 64;
+/// Entries whose new statistics wait to be written; of more only the time of use in memory counts.
+const TOUCHED_MAX: usize = 65_536;
+
+/// Bodies of unknown length that are remembered as too long.
+const MISFITS: usize = 1024;
 
 /// What an open file counts at least against `memory_size` (its mapping, page tables and bookkeeping).
 const OPEN_FILE_WEIGHT: u64 = 8 * 1024;
@@ -74,11 +78,15 @@ struct Inner {
     hot: quick_cache::sync::Cache<KeyHash, Arc<Hot>, Weigh>,
     touched: Mutex<HashMap<KeyHash, Arc<Entry>>>,
     changes: Mutex<Option<SyncSender<Change>>>,
-    writer: Mutex<Option<std::thread::JoinHandle<()>>>,
+    writer: Mutex<Option<std::thread::JoinHandle<bool>>>,
+    /// Dropping the sender ends the thread.
+    scrubber: Mutex<Option<(SyncSender<()>, std::thread::JoinHandle<()>)>>,
     /// Held while what look-ups see changes, so that a removal is not overtaken by what was read before it.
     order: Mutex<()>,
     evicting: Mutex<()>,
     growing_bytes: AtomicU64,
+    /// Bodies of unknown length that did not fit, and how much of them had come.
+    misfits: quick_cache::sync::Cache<KeyHash, u64>,
     /// An object may be stored again while the last trace of it is being deleted.
     naming: Mutex<()>,
     /// Objects being synced hold a clone.
@@ -142,6 +150,9 @@ impl Store {
         let had_index = path.exists();
         let mut rebuild = !had_index;
         let opened = Index::open(&path).or_else(|fault| {
+            if matches!(fault.cause, Cause::DiskFull { .. }) {
+                return Err(fault);
+            }
             tracing::warn!(%fault, "the index cannot be read; it is rebuilt from the folder");
             rebuild = true;
             files.set_aside(&["index.redb"])?;
@@ -156,9 +167,11 @@ impl Store {
             touched: Mutex::default(),
             changes: Mutex::new(Some(changes)),
             writer: Mutex::default(),
+            scrubber: Mutex::default(),
             order: Mutex::default(),
             evicting: Mutex::default(),
             growing_bytes: AtomicU64::new(0),
+            misfits: quick_cache::sync::Cache::new(MISFITS),
             naming: Mutex::default(),
             settling: Arc::default(),
             size: options.size,
@@ -168,23 +181,35 @@ impl Store {
             clock: options.clock,
             _lock: lock,
         }));
+        // Before anything is downloaded: a file of a download that has just begun looks like one of those.
+        store.sweep_partials();
         let weak = Arc::downgrade(&store.0);
         let writer = std::thread::Builder::new()
             .name("index".into())
-            .spawn(move || write_changes(&weak, &queue))
+            .spawn(move || writer::run(&weak, &queue))
             .map_err(|e| Fault::disk("cannot start the index's thread", &e))?;
         *store.0.writer.lock().unwrap_or_else(PoisonError::into_inner) = Some(writer);
+        let weak = Arc::downgrade(&store.0);
+        let (keep_on, stop) = sync_channel(0);
+        let scrubber = std::thread::Builder::new()
+            .name("scrub".into())
+            .spawn(move || scrub::run(&weak, &stop))
+            .map_err(|e| Fault::disk("cannot start the thread that reads everything again", &e))?;
+        *store.0.scrubber.lock().unwrap_or_else(PoisonError::into_inner) = Some((keep_on, scrubber));
         Ok(store)
     }
 
     /// After an unclean stop or with a new index: takes in what lies in the folder, removes what nothing names. Blocks for
     /// as long as that takes; the store serves meanwhile. Does nothing after a clean stop.
     pub fn reconcile(&self) {
-        self.sweep_partials();
         if !self.0.scanning.load(Ordering::Relaxed) {
             return;
         }
-        let scanned = self.0.files.scan(|path| self.take_in(path));
+        let is_needed =
+            |object: &ObjectId| self.0.index.names(object) || self.0.index.pending_objects().contains(object);
+        let files = &self.0.files;
+        let scanned =
+            files.scan(|path| self.take_in(path)).and_then(|()| files.remove_orphans(|| self.naming(), is_needed));
         if let Err(error) = scanned {
             tracing::warn!(%error, "the store's folder cannot be scanned");
         }
@@ -265,7 +290,7 @@ impl Store {
                 self.0.hot.remove(&entry.key);
                 self.change(&order, Change::Put(Arc::new(updated)));
             }
-            _ => drop(self.touched().insert(entry.key, entry.clone())),
+            _ => self.note_touched(entry),
         }
     }
 
@@ -302,16 +327,12 @@ impl Store {
         Ok(keys.len() as u64)
     }
 
-    /// Begins a download. Blocks. Makes room first; `DiskFull` when there is none.
+    /// Begins a download. Blocks. Makes room first; `TooLarge` or `DiskFull` when there is none.
     pub fn begin(&self, plan: Plan) -> Result<Arc<Growing>, Fault> {
-        if let Some(total) = plan.total
-            && total > self.limit_bytes()
-        {
-            return Err(Fault::new(Cause::TooLarge { limit: self.limit_bytes() }));
-        }
-        self.make_room(plan.total.unwrap_or(0))?;
-        let began = Growing::begin(self, plan);
-        *self.degraded() = began.as_ref().err().map(ToString::to_string);
+        let _one_at_a_time = self.evicting();
+        let least = plan.total.or_else(|| self.0.misfits.get(&plan.key)).unwrap_or(0);
+        let began = self.make_room(least).and_then(|()| Growing::begin(self, plan));
+        self.note(began.as_ref().err());
         began
     }
 
@@ -354,13 +375,16 @@ impl Store {
 
     /// Writes what is pending and marks the stop as clean. Blocks.
     pub fn close(&self) {
+        if let Some((keep_on, scrubber)) = self.0.scrubber.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            drop(keep_on);
+            let _ = scrubber.join();
+        }
         while Arc::strong_count(&self.0.settling) > 1 {
             std::thread::sleep(Duration::from_millis(5));
         }
-        self.flush_touched();
         drop(self.0.changes.lock().unwrap_or_else(PoisonError::into_inner).take());
         let writer = self.0.writer.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let written = writer.is_none_or(|thread| thread.join().is_ok());
+        let written = writer.is_none_or(|thread| thread.join().unwrap_or(false));
         if written && !self.0.scanning.load(Ordering::Relaxed) {
             let _ = files::write_whole(&self.0.files.path("clean"), b"");
         }
@@ -425,6 +449,11 @@ impl Store {
         self.0.growing_bytes.fetch_add(by, Ordering::Relaxed);
     }
 
+    /// The content of this key, of unknown length, needs so much room at least.
+    fn remember_misfit(&self, key: KeyHash, least: u64) {
+        self.0.misfits.insert(key, least);
+    }
+
     fn shrink(&self, by: u64) {
         self.0.growing_bytes.fetch_sub(by, Ordering::Relaxed);
     }
@@ -447,7 +476,14 @@ impl Store {
         let written = entry.used_at();
         entry.touch(now);
         if now.since(written) > TOUCH_EVERY {
-            self.touched().insert(entry.key, entry.clone());
+            self.note_touched(entry);
+        }
+    }
+
+    fn note_touched(&self, entry: &Arc<Entry>) {
+        let mut touched = self.touched();
+        if touched.len() < TOUCHED_MAX {
+            touched.insert(entry.key, entry.clone());
         }
     }
 
@@ -460,91 +496,6 @@ impl Store {
             // The disk is slower than we are: this thread waits like the writer does.
             let _ = changes.send(change);
         }
-    }
-
-    fn flush_touched(&self) {
-        let touched = std::mem::take(&mut *self.touched());
-        for entry in touched.into_values() {
-            let order = self.order();
-            // Only what is still the entry of its key: a change in the meantime counts more.
-            if matches!(self.0.index.look_up(&entry.key), Ok(Some(known)) if known.object == entry.object) {
-                self.change(&order, Change::Put(entry));
-            }
-        }
-    }
-
-    /// Evicts until `incoming` more bytes fit into the limit and the reserve of the file system stays free.
-    fn make_room(&self, incoming: u64) -> Result<(), Fault> {
-        let _one_at_a_time = self.0.evicting.lock().unwrap_or_else(PoisonError::into_inner);
-        for _ in 0..10_000 {
-            let used =
-                self.0.index.bytes() + self.0.index.pending_size().1 + self.0.growing_bytes.load(Ordering::Relaxed);
-            let over = (used + incoming).saturating_sub(self.limit_bytes());
-            let space = disk::space(self.0.files.root()).map_err(|e| Fault::disk("the file system", &e))?;
-            let short = (incoming + space.reserve()).saturating_sub(space.free);
-            let needed = over.max(short);
-            if needed == 0 {
-                return Ok(());
-            }
-            if self.evict(needed)? > 0 {
-                continue;
-            }
-            // What is not on disk yet cannot be chosen.
-            self.settle();
-            if self.evict(needed)? == 0 {
-                let detail = format!("{needed} bytes are missing and nothing can be evicted");
-                return Err(Fault::new(Cause::DiskFull { detail: detail.into() }));
-            }
-        }
-        Ok(())
-    }
-
-    /// Evicts the least worthy of a random sample, at most `needed` bytes of them; returns how many went.
-    fn evict(&self, needed: u64) -> Result<u64, Fault> {
-        let now = self.0.clock.now();
-        let mut sample = Vec::with_capacity(SAMPLE);
-        self.0.index.walk(KeyHash(entropy::random_bytes()), |entry| {
-            let in_use = self.0.hot.peek(&entry.key).is_some_and(|hot| Arc::strong_count(&hot.blob) > 2);
-            if !in_use {
-                sample.push(entry);
-            }
-            sample.len() < SAMPLE
-        })?;
-        let worth = |entry: &Entry| {
-            eviction::worth(
-                &Candidate {
-                    class: entry.class,
-                    size: entry.size,
-                    uses: entry.uses(),
-                    stored_at: entry.stored_at,
-                    used_at: entry.used_at(),
-                },
-                now,
-            )
-        };
-        sample.sort_by(|a, b| worth(a).total_cmp(&worth(b)));
-        // A sample's better half stays, unless there is nothing else.
-        sample.truncate(sample.len().div_ceil(2));
-        let mut freed = 0;
-        let going: Vec<_> = sample
-            .into_iter()
-            .take_while(|entry| {
-                let wanted = freed < needed;
-                freed += if wanted { entry.size.max(1) } else { 0 };
-                wanted
-            })
-            .collect();
-        let batch: Vec<_> = going.iter().map(|entry| Change::Remove(entry.key)).collect();
-        {
-            let _order = self.order();
-            for change in &batch {
-                self.0.index.announce(change);
-            }
-            going.iter().for_each(|entry| drop(self.0.hot.remove(&entry.key)));
-        }
-        self.0.commit(&batch)?;
-        self.0.evictions.fetch_add(going.len() as u64, Ordering::Relaxed);
-        Ok(freed)
     }
 
     fn sweep_partials(&self) {
@@ -564,10 +515,6 @@ impl Store {
 
     fn touched(&self) -> MutexGuard<'_, HashMap<KeyHash, Arc<Entry>>> {
         self.0.touched.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn degraded(&self) -> MutexGuard<'_, Option<String>> {
-        self.0.degraded.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -589,37 +536,6 @@ impl Inner {
         for object in superfluous.objects.iter().filter(|object| !needed.contains(*object)) {
             let _ = std::fs::remove_file(self.files.object(object));
             let _ = std::fs::remove_file(self.files.values(object));
-        }
-    }
-}
-
-/// The writer's thread: batches, until the store is closed or gone.
-fn write_changes(store: &std::sync::Weak<Inner>, queue: &Receiver<Change>) {
-    let mut batch = Vec::new();
-    loop {
-        let ended = match queue.recv_timeout(TOUCH_EVERY) {
-            Ok(change) => {
-                batch.push(change);
-                std::thread::sleep(BATCH_WAIT);
-                batch.extend(queue.try_iter().take(CHANGES_MAX));
-                false
-            }
-            Err(RecvTimeoutError::Timeout) => false,
-            Err(RecvTimeoutError::Disconnected) => true,
-        };
-        let Some(inner) = store.upgrade() else { return };
-        if !batch.is_empty() {
-            match inner.commit(&batch) {
-                Ok(()) => batch.clear(),
-                Err(fault) => {
-                    tracing::error!(%fault, "the index cannot be written; trying again");
-                    let keep = batch.len().saturating_sub(CHANGES_MAX);
-                    batch.drain(..keep);
-                }
-            }
-        }
-        if ended {
-            return;
         }
     }
 }
