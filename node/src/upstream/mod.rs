@@ -1,9 +1,9 @@
 //! The way out: one HTTP/1.1 client for everything that leaves the site. It is told what to ask and where; it does not
 //! choose when.
 //!
-//! [`Upstreams::send`] is one exchange: [`connect`] makes a stream to a permitted address, [`exchange`] sends the request
-//! and waits for the head, [`asks`] judges whether it fits, [`body`] is what follows. [`Upstreams::fetch`] follows
-//! redirects. Who cannot be reached is remembered in [`health`].
+//! [`Upstreams::send`] is one exchange: `connect` makes a stream to a permitted address, `exchange` sends the request and
+//! waits for the head, `asks` judges whether it fits, `body` is what follows. [`Upstreams::fetch`] follows redirects. Who
+//! cannot be reached is remembered in `health`.
 
 mod asks;
 mod body;

@@ -87,24 +87,26 @@ impl Resolver {
         if let Some(known) = known.filter(|known| self.is_current(known)) {
             return Ok(known.addresses);
         }
-        let (name, system) = (host.to_owned(), self.system.clone());
+        let (name, resolver) = (host.to_owned(), self.clone());
         let found = tasks::blocking("resolve", move || {
-            let found = system(&name);
-            // The place is given up when the thread is free, not when nobody waits any more.
+            let found = resolver.ask_system(&name);
+            // The place is given up when the thread is free, not when nobody waits any more, and only then: the next one
+            // must find what has been remembered.
             drop(permit);
             found
-        })
-        .await;
-        match found {
-            Ok(Ok(mut addresses)) if !addresses.is_empty() => {
-                addresses.truncate(ADDRESSES_MAX);
-                self.remember(host, &addresses);
-                Ok(addresses)
-            }
-            Ok(Ok(_)) => Err(not_found(host, "it has no address")),
-            Ok(Err(error)) => Err(not_found(host, &error.to_string())),
-            Err(_) => Err(Fault::internal("the look-up was cut off")),
+        });
+        found.await.unwrap_or_else(|_| Err(Fault::internal("the look-up was cut off")))
+    }
+
+    /// Blocks.
+    fn ask_system(&self, host: &str) -> Result<Vec<IpAddr>, Fault> {
+        let mut addresses = (self.system)(host).map_err(|error| not_found(host, &error.to_string()))?;
+        if addresses.is_empty() {
+            return Err(not_found(host, "it has no address"));
         }
+        addresses.truncate(ADDRESSES_MAX);
+        self.remember(host, &addresses);
+        Ok(addresses)
     }
 
     fn is_current(&self, known: &Known) -> bool {
