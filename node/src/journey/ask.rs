@@ -163,7 +163,7 @@ impl Journey {
 
     /// What an earlier download has left, if it can be continued.
     async fn take_up(&self, question: &Question) -> Option<Arc<Growing>> {
-        if question.cached.is_some() {
+        if question.cached.is_some() || !self.0.store.has_partial(&question.key) {
             return None;
         }
         let (store, key) = (self.0.store.clone(), question.key);
@@ -345,7 +345,8 @@ impl Journey {
         let departure = Departure { plan, answer, taken_up: continued.cloned(), from, sources };
         match self.0.flights.start(departure).await {
             Ok(flight) => Resolution::Flight(flight),
-            Err((fault, answer)) => {
+            Err((fault, None)) => Resolution::Failed(fault),
+            Err((fault, Some(answer))) => {
                 // Where the disk is to blame the store has said so, once.
                 tracing::info!(url = %question.url, %fault, "passed on without storing");
                 Resolution::Unshared(Arc::new(Mutex::new(Some(answer))))
