@@ -34,6 +34,12 @@ pub enum Trouble {
     TooShort,
     /// `Range` is ignored.
     NoRanges,
+    /// 304 with the page's validators to each request that has a condition, whichever it is.
+    NotModified,
+    /// The same, to requests without a condition too.
+    AlwaysNotModified,
+    /// 302 to this URL.
+    Redirect(String),
 }
 
 /// A request as it came.
@@ -188,6 +194,10 @@ impl Origin {
         if let Trouble::Status(status) = page.trouble {
             return short(stream, status, "trouble\n");
         }
+        if let Trouble::Redirect(location) = &page.trouble {
+            let head = format!("HTTP/1.1 302 Found\r\nLocation: {location}\r\nContent-Length: 0\r\n\r\n");
+            return stream.write_all(head.as_bytes()).is_ok();
+        }
         if seen.method == "POST" || seen.method == "PUT" {
             return short(stream, 201, &format!("{} {}", seen.method, sha256(&seen.body)));
         }
@@ -199,7 +209,12 @@ impl Origin {
             seen.fields.contains_key(name) && seen.fields.get(name) == ours.as_ref()
         };
         let condition = seen.fields.contains_key("if-none-match");
-        if matches("if-none-match", &page.etag) || !condition && matches("if-modified-since", &page.modified) {
+        let current = match page.trouble {
+            Trouble::NotModified => condition || seen.fields.contains_key("if-modified-since"),
+            Trouble::AlwaysNotModified => true,
+            _ => matches("if-none-match", &page.etag) || !condition && matches("if-modified-since", &page.modified),
+        };
+        if current {
             return stream.write_all(format!("HTTP/1.1 304 Not Modified\r\n{head}\r\n").as_bytes()).is_ok();
         }
         let total = page.body.len();

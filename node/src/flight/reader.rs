@@ -146,7 +146,7 @@ async fn take_detour(flight: &Flight, from: u64, fault: Fault, upstreams: &Upstr
     let question = resume::question(version, from, None, true);
     let Some(url) = flight.sources.first() else { return Err(fault) };
     // Nothing could be compared here, and no digest is checked: only a validator that upstream confirms will do.
-    if resume::validator(&plan.head.fields).is_none() || plan.digest.is_some() {
+    if resume::strong_validator(&plan.head.fields).is_none() || plan.digest.is_some() {
         return Err(fault);
     }
     let answer = upstreams.fetch(super::pump::request(url, question.fields.clone())).await?;

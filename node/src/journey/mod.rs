@@ -273,7 +273,8 @@ impl Journey {
 
 fn same_version(entry: &Entry, flight: &Flight) -> bool {
     let plan = flight.plan();
-    let same = freshness::compare(&entry.head.fields, entry.size, &plan.head.fields) == freshness::Version::Same;
+    let compared = freshness::compare(&entry.head.fields, entry.size, &plan.head.fields, true);
+    let same = compared == freshness::Version::Same;
     let digest = plan.digest.is_some() && plan.digest == entry.digest;
     (same || digest) && flight.total() == Some(entry.size)
 }
