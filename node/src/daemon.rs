@@ -1,7 +1,9 @@
 //! The running node: the only place that knows all parts. It puts them together, owns their tasks, and ends them in order.
 
+mod service;
+
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::Context;
@@ -29,7 +31,7 @@ use crate::ledger::{AccessLog, Ledger, metrics};
 use crate::os::clock::{Clock, Timestamp};
 use crate::os::{net, tasks};
 use crate::repos::Configured;
-use crate::store::{self, Entry, Store};
+use crate::store::{self, Entry, Store, VerifyReport};
 use crate::upstream::{Own, Upstreams};
 
 /// After a stop was asked for, clients have this long to get the rest of their answers.
@@ -45,15 +47,15 @@ pub fn run(config: Config) -> anyhow::Result<()> {
 }
 
 async fn serve(config: Config) -> anyhow::Result<()> {
-    net::raise_file_limit();
-    let signals = Signals::new()?;
+    let file_limit = net::raise_file_limit();
+    let mut signals = Signals::new()?;
     let listener = net::listen_tcp(config.listen).with_context(|| {
         format!(
             "cannot listen on {}: is another imirror or apt-cacher-ng running? Choose another address with `listen` or IMIRROR_LISTEN",
             config.listen
         )
     })?;
-    let parts = Parts::assemble(config).await?;
+    let parts = Parts::assemble(config, file_limit).await?;
     let control = listen_control(&parts.config.socket)?;
     let (stop, stopping) = watch::channel(false);
     let door = Arc::new(Door {
@@ -71,14 +73,18 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     let store = parts.journey.store().clone();
     tasks::blocking("reconcile", move || store.reconcile());
     parts.greet();
-    let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
-    tasks::spawn("watchdog", watchdog());
+    service::ready();
+    let told = parts.clone();
+    tasks::spawn("service manager", service::keep_told(move || told.in_a_line()));
 
-    signals.wait(&parts).await;
-    let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
-    tracing::info!("stopping");
+    signals.stop(&parts).await;
+    service::stopping();
+    tracing::info!("stopping: clients have {} s to get the rest of their answers", FAREWELL.as_secs());
     stop.send_replace(true);
-    let _ = clients.await;
+    tokio::select! {
+        _ = tokio::time::timeout(FAREWELL, clients) => {}
+        () = signals.stop(&parts) => tracing::info!("stopping now: told so again"),
+    }
     parts.farewell().await;
     Ok(())
 }
@@ -91,10 +97,12 @@ struct Parts {
     ledger: Arc<Ledger>,
     repos: Arc<Configured>,
     journey: Journey,
+    /// What `verify` has found so far, since it was last begun.
+    verifying: Arc<Mutex<Option<Verify>>>,
 }
 
 impl Parts {
-    async fn assemble(config: Config) -> anyhow::Result<Arc<Self>> {
+    async fn assemble(config: Config, file_limit: u64) -> anyhow::Result<Arc<Self>> {
         let clock = Clock::system();
         std::fs::create_dir_all(&config.state_dir).with_context(|| {
             format!("cannot make {}: set `state_dir` to a folder that this user can write", config.state_dir.display())
@@ -103,6 +111,8 @@ impl Parts {
             dir: config.cache_dir.clone(),
             size: config.cache_size,
             memory_size: config.memory_size,
+            // Half for hot objects; connections and downloads need some, too. Each is a mapping, of which Linux permits 65,530.
+            open_files: (file_limit / 2).min(16 * 1024),
             clock: clock.clone(),
         };
         let store = tasks::blocking("open the store", move || Store::open(options)).await??;
@@ -114,7 +124,7 @@ impl Parts {
         let options = Options { name: config.name.clone(), freshness: config.freshness.clone() };
         let journey = Journey::new(options, store, flights, upstreams, ledger.clone(), clock.clone())?;
         let repos = Arc::new(Configured::new(&config.repos)?);
-        Ok(Arc::new(Self { started: clock.now(), config, clock, ledger, repos, journey }))
+        Ok(Arc::new(Self { started: clock.now(), config, clock, ledger, repos, journey, verifying: Arc::default() }))
     }
 
     /// What a new user has to know, in three lines (R1).
@@ -141,14 +151,14 @@ impl Parts {
         std::net::SocketAddr::new(ip, self.config.listen.port()).to_string()
     }
 
-    /// Clients finish, flights are journalled, the index is written.
+    /// For the service manager.
+    fn in_a_line(&self) -> String {
+        service::line(&self.journey.store().usage(), self.journey.flights().status().len())
+    }
+
+    /// Flights are journalled, the index is written.
     async fn farewell(&self) {
-        let flights = self.journey.flights();
-        let deadline = tokio::time::Instant::now() + FAREWELL;
-        while flights.status().iter().any(|flight| flight.readers > 0) && tokio::time::Instant::now() < deadline {
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-        flights.suspend_all().await;
+        self.journey.flights().suspend_all().await;
         let store = self.journey.store().clone();
         let _ = tasks::blocking("close the store", move || store.close()).await;
         if let Some(log) = self.ledger.access_log() {
@@ -226,7 +236,7 @@ impl Operations for Parts {
             let named = self.repos.resolve(&url);
             let (classified, entry, would) = self.journey.explain(&named.key).await;
             let in_memory =
-                |entry: &Entry| self.journey.store().lookup_hot(&entry.key).is_some_and(|(_, blob)| blob.in_memory());
+                |entry: &Entry| self.journey.store().lookup_hot(&entry.key).is_some_and(|hot| hot.blob.in_memory());
             let stored = entry.map(|entry| StoredObject {
                 object: entry.object.to_string(),
                 bytes: entry.size,
@@ -259,27 +269,53 @@ impl Operations for Parts {
         })
     }
 
-    fn verify(&self) -> BoxFuture<'_, Result<Verify, Fault>> {
-        Box::pin(async move {
-            let report = self.journey.store().verify(|_| {}).await?;
-            Ok(Verify {
+    fn begin_verify(&self) -> Verify {
+        let mut verifying = self.verifying.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(under_way) = verifying.filter(|verify| !verify.finished) {
+            return under_way;
+        }
+        let store = self.journey.store().clone();
+        let begun = Verify { objects_total: store.usage().objects, ..Verify::default() };
+        *verifying = Some(begun);
+        let shared = self.verifying.clone();
+        tasks::spawn("verify", async move {
+            let tell = move |verify| *shared.lock().unwrap_or_else(PoisonError::into_inner) = Some(verify);
+            let so_far = move |report: &VerifyReport| Verify {
                 objects: report.checked,
-                objects_total: report.checked,
+                objects_total: begun.objects_total.max(report.checked),
                 bytes: report.bytes,
                 dropped: report.damaged.len() as u64,
-                finished: true,
-            })
-        })
+                ..Verify::default()
+            };
+            let progress = tell.clone();
+            let end = match store.verify(move |report| progress(so_far(report))).await {
+                Ok(report) => Verify { objects_total: report.checked, finished: true, ..so_far(&report) },
+                Err(fault) => {
+                    tracing::error!(%fault, "not everything could be verified");
+                    Verify { finished: true, failed: true, ..begun }
+                }
+            };
+            tell(end);
+        });
+        begun
+    }
+
+    fn verify(&self) -> Option<Verify> {
+        *self.verifying.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 fn listen_control(path: &Path) -> anyhow::Result<UnixListener> {
     if let Some(folder) = path.parent() {
-        std::fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
+        std::fs::create_dir_all(folder).with_context(|| {
+            format!("cannot make {}: choose another place with --socket or IMIRROR_SOCKET", folder.display())
+        })?;
     }
     // The folder of the cache is locked: a socket that is left here is nobody's.
     let _ = std::fs::remove_file(path);
-    UnixListener::bind(path).with_context(|| format!("cannot make the control socket {}", path.display()))
+    net::listen_unix(path).with_context(|| {
+        format!("cannot make the control socket {}: choose another with --socket or IMIRROR_SOCKET", path.display())
+    })
 }
 
 async fn serve_control(listener: UnixListener, parts: Arc<Parts>, mut stopping: watch::Receiver<bool>) {
@@ -320,8 +356,8 @@ impl Signals {
         })
     }
 
-    /// Until the node is to stop.
-    async fn wait(mut self, parts: &Parts) {
+    /// Until the node is to stop; again, if it has been told before.
+    async fn stop(&mut self, parts: &Parts) {
         loop {
             tokio::select! {
                 _ = self.terminate.recv() => return,
@@ -333,14 +369,5 @@ impl Signals {
                 }
             }
         }
-    }
-}
-
-async fn watchdog() {
-    let Some(patience) = sd_notify::watchdog_enabled() else { return };
-    let mut tick = tokio::time::interval(patience / 2);
-    loop {
-        tick.tick().await;
-        let _ = sd_notify::notify(&[sd_notify::NotifyState::Watchdog]);
     }
 }

@@ -5,6 +5,9 @@
 mod bad_inputs;
 mod clients;
 mod decision_tree;
+mod disk;
 mod doors;
 mod flights;
+mod operations;
 mod store;
+mod tidy;

@@ -4,6 +4,7 @@
 #![allow(clippy::disallowed_methods)] // Other processes are waited for on the real clock.
 
 pub mod http;
+pub mod namespace;
 pub mod node;
 pub mod origin;
 

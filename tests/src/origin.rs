@@ -40,6 +40,8 @@ pub enum Trouble {
     AlwaysNotModified,
     /// 302 to this URL.
     Redirect(String),
+    /// The length is not announced: the content ends with the connection.
+    NoLength,
 }
 
 /// A request as it came.
@@ -241,7 +243,11 @@ impl Origin {
             None => "200 OK",
         };
         let announced = end - start + if page.trouble == Trouble::TooShort { 1000 } else { 0 };
-        let head = format!("HTTP/1.1 {status}\r\n{head}Content-Length: {announced}\r\n\r\n");
+        let length = match page.trouble {
+            Trouble::NoLength => "Connection: close".into(),
+            _ => format!("Content-Length: {announced}"),
+        };
+        let head = format!("HTTP/1.1 {status}\r\n{head}{length}\r\n\r\n");
         if stream.write_all(head.as_bytes()).is_err() || seen.method == "HEAD" {
             return seen.method == "HEAD";
         }
@@ -285,7 +291,7 @@ impl Origin {
             count(until - at);
             at = until;
         }
-        page.trouble != Trouble::TooShort
+        !matches!(page.trouble, Trouble::TooShort | Trouble::NoLength)
     }
 }
 

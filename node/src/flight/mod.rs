@@ -13,8 +13,8 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::Notify;
 use tokio::sync::futures::Notified;
+use tokio::sync::{Notify, watch};
 
 use crate::classify::{Class, KeyHash, Url};
 use crate::fault::{Cause, Fault};
@@ -65,6 +65,8 @@ struct Shared {
     ledger: Arc<Ledger>,
     clock: Clock,
     in_progress: Mutex<BTreeMap<KeyHash, Arc<Flight>>>,
+    /// The node stops: whoever moves bytes lets go.
+    stopping: watch::Sender<bool>,
 }
 
 /// One download in progress, or just ended.
@@ -75,8 +77,6 @@ pub struct Flight {
     phase: Mutex<Phase>,
     /// Bytes have arrived, or the phase has changed.
     news: Notify,
-    /// The node stops: whoever moves bytes lets go.
-    called_off: Notify,
     readers: AtomicUsize,
     had_readers: AtomicBool,
     side: Mutex<SideRequests>,
@@ -113,7 +113,14 @@ pub struct FlightStatus {
 
 impl Flights {
     pub fn new(store: Store, upstreams: Upstreams, ledger: Arc<Ledger>, clock: Clock) -> Self {
-        Self(Arc::new(Shared { store, upstreams, ledger, clock, in_progress: Mutex::default() }))
+        Self(Arc::new(Shared {
+            store,
+            upstreams,
+            ledger,
+            clock,
+            in_progress: Mutex::default(),
+            stopping: watch::Sender::new(false),
+        }))
     }
 
     /// The flight of this key, if one is in progress.
@@ -153,7 +160,6 @@ impl Flights {
             started: self.0.clock.now(),
             phase: Mutex::new(Phase::Flying),
             news: Notify::new(),
-            called_off: Notify::new(),
             readers: AtomicUsize::new(0),
             had_readers: AtomicBool::new(false),
             side: Mutex::default(),
@@ -172,14 +178,10 @@ impl Flights {
 
     /// Ends all flights: what has arrived is kept and taken up again later (R8g).
     pub async fn suspend_all(&self) {
+        self.0.stopping.send_replace(true);
         let flights: Vec<_> = self.0.in_progress().values().cloned().collect();
         for flight in &flights {
-            if flight.is_complete() {
-                flight.landed().await;
-                continue;
-            }
-            flight.called_off.notify_one();
-            self.end(flight, Phase::Failed(Fault::internal("the node is stopping"))).await;
+            flight.landed().await;
         }
     }
 

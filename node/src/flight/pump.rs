@@ -36,6 +36,23 @@ pub(super) fn request(url: &Url, fields: HeaderMap) -> Request {
     Request { method: Method::GET, url: url.clone(), fields, body: None, patience }
 }
 
+/// Work on a thread of its own until the node stops; what has all its bytes lands all the same.
+async fn unless_stopping<T>(flights: &Flights, flight: &Flight, work: impl Future<Output = T>) -> Option<T> {
+    let mut stopping = flights.0.stopping.subscribe();
+    let called_off = async {
+        let _ = stopping.wait_for(|stop| *stop).await;
+        if flight.is_complete() {
+            std::future::pending::<()>().await;
+        }
+    };
+    tokio::select! {
+        // First: where the runtime is going away no timer may be touched.
+        biased;
+        () = called_off => None,
+        done = work => Some(done),
+    }
+}
+
 /// Starts the tasks of a flight.
 pub(super) fn launch(flights: Flights, flight: Arc<Flight>, answer: Answer, from: u64) {
     let side = tasks::spawn("side requests", side_requests(flights.clone(), flight.clone()));
@@ -43,24 +60,19 @@ pub(super) fn launch(flights: Flights, flight: Arc<Flight>, answer: Answer, from
         let flown = {
             let (flights, flight) = (flights.clone(), flight.clone());
             tasks::on_own_thread("flight", async move {
-                tokio::select! {
-                    // First: where the runtime is going away no timer of a flight may be touched.
-                    biased;
-                    () = flight.called_off.notified() => None,
-                    flown = fly(&flights, &flight, answer, from) => Some(flown),
-                }
+                unless_stopping(&flights, &flight, fly(&flights, &flight, answer, from)).await
             })
             .await
         };
         side.abort();
-        let phase = match flown.unwrap_or_else(|panic| Some(Err(Fault::internal(panic.to_string())))) {
-            Some(Ok(entry)) => Phase::Landed(entry),
-            Some(Err(fault)) => {
+        let stopping = || Err(Fault::internal("the node is stopping"));
+        let flown = flown.unwrap_or_else(|panic| Some(Err(Fault::internal(panic.to_string()))));
+        let phase = match flown.unwrap_or_else(stopping) {
+            Ok(entry) => Phase::Landed(entry),
+            Err(fault) => {
                 tracing::warn!(url = %flight.plan().url, %fault, "a download ended early");
                 Phase::Failed(fault)
             }
-            // Who called it off has ended it.
-            None => return,
         };
         flights.end(&flight, phase).await;
     });
@@ -358,10 +370,13 @@ async fn side_requests(flights: Flights, flight: Arc<Flight>) {
         tasks::spawn("side request", async move {
             let fetched = {
                 let (flights, flight, gap) = (flights.clone(), flight.clone(), gap.clone());
-                tasks::on_own_thread("side request", async move { fetch_aside(&flights, &flight, gap).await }).await
+                tasks::on_own_thread("side request", async move {
+                    unless_stopping(&flights, &flight, fetch_aside(&flights, &flight, gap)).await
+                })
+                .await
             };
             flight.side().under_way.retain(|r| *r != gap);
-            if !matches!(fetched, Ok(Ok(()))) {
+            if !matches!(fetched, Ok(Some(Ok(())))) {
                 flight.side().impossible.store(true, Ordering::Relaxed);
             }
             flight.news.notify_waiters();

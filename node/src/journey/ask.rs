@@ -388,7 +388,8 @@ impl Journey {
         match self.0.flights.start(departure).await {
             Ok(flight) => Resolution::Flight(flight),
             Err((fault, answer)) => {
-                tracing::warn!(url = %question.url, %fault, "passed on without storing");
+                // Where the disk is to blame the store has said so, once.
+                tracing::info!(url = %question.url, %fault, "passed on without storing");
                 Resolution::Unshared(Arc::new(Mutex::new(Some(answer))))
             }
         }

@@ -61,7 +61,13 @@ impl Journey {
         append_via(&mut fields, &self.0.via);
         fields.append(CACHE_STATUS, self.cache_status(Outcome::Pass));
         let from = Some(answer.via.to_string());
-        Reply { status: answer.status, fields, content: Content::Passed(answer.body), outcome: Outcome::Pass, from }
+        Reply {
+            status: answer.status,
+            fields,
+            content: Content::Passed(Box::new(answer.body)),
+            outcome: Outcome::Pass,
+            from,
+        }
     }
 
     pub(super) fn small_reply(&self, asked: &Asked, answer: &SmallAnswer) -> Reply {

@@ -32,8 +32,8 @@ pub enum Content {
     Empty,
     Text(Bytes),
     Stored(Stored, Segments),
-    Flying(Reader, Segments),
-    Passed(AnswerBody),
+    Flying(Box<Reader>, Segments),
+    Passed(Box<AnswerBody>),
 }
 
 /// A stored object that is being sent.

@@ -39,7 +39,7 @@ impl Journey {
         let head = &flight.plan().head;
         let fields = content_fields(head, &self.0.via, None, self.cache_status(outcome));
         let selected = select(asked, head, flight.total(), fields);
-        let reader = flight.reader();
+        let reader = Box::new(flight.reader());
         selected.into_reply(outcome, Some(flight.source()), |segments| Content::Flying(reader, segments))
     }
 }
