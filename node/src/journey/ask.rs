@@ -24,6 +24,9 @@ use crate::upstream::{Answer, Patience, Request};
 /// Longest body of an error answer that is shared among those who asked.
 const SMALL_BODY_MAX: usize = 64 * 1024;
 
+/// Sources that one question tries; a metalink may name more.
+const SOURCES_MAX: usize = 6;
+
 /// What is asked, with all that is known before.
 #[derive(Clone)]
 pub(super) struct Question {
@@ -129,8 +132,9 @@ impl Journey {
             return resolution;
         }
         let partial = self.take_up(question).await;
-        let mut survey = Survey::default();
-        for source in self.in_order(&question.sources) {
+        let sources = self.in_order(&question.sources);
+        let mut survey = Survey { asked: sources.len(), ..Survey::default() };
+        for source in sources {
             match self.inquire_at(question, &source, partial.as_ref()).await {
                 Ok(answer) => {
                     if let Some(resolution) = self.weigh(question, &source, answer, partial.as_ref(), &mut survey).await
@@ -175,7 +179,7 @@ impl Journey {
 
     /// Nobody had the content: what is stored, the best refusal, or the fault.
     async fn sum_up(&self, question: &Question, survey: Survey) -> Resolution {
-        let gone = survey.gone == question.sources.len() && survey.gone > 0;
+        let gone = survey.gone == survey.asked && survey.gone > 0;
         if question.cached.is_some() && !gone {
             let lacking = || (survey.gone > 0).then(|| Fault::internal("a mirror lacks it"));
             if let Some(fault) = survey.excuse().or_else(lacking) {
@@ -197,6 +201,8 @@ impl Journey {
 /// What the sources have said so far.
 #[derive(Default)]
 struct Survey {
+    /// How many are asked at most.
+    asked: usize,
     /// How many said 404 or 410.
     gone: usize,
     /// The first refusal that is an answer (403, 404, …), to be passed on when nobody has anything better.
@@ -229,10 +235,10 @@ impl Survey {
 
 /// The rest of the inquiry: one source after the other, then the sum.
 impl Journey {
-    /// Sources in the order in which they are worth trying: those remembered as down last.
+    /// Sources in the order in which they are worth trying: those remembered as down last. No client waits for more than some.
     fn in_order(&self, sources: &[Url]) -> Vec<Url> {
         let (down, up): (Vec<_>, Vec<_>) = sources.iter().cloned().partition(|s| self.0.upstreams.down(s).is_some());
-        up.into_iter().chain(down).collect()
+        up.into_iter().chain(down).take(SOURCES_MAX).collect()
     }
 
     /// Asks one source. A 304 that it returns confirms what is stored.
