@@ -214,7 +214,7 @@ fn a_web_page_takes_the_place_of_nothing_that_is_cached() {
         let mut portal = Page::new(b"<html>Log in</html>".to_vec()).modified("Tue, 03 Jan 2023 03:04:05 GMT");
         portal.fields = vec!["Content-Type: application/xhtml+xml; charset=utf-8".into()];
         origin.put("/login", portal.clone());
-        let redirect = |to: &str| Page::new(Vec::new()).with(Trouble::Redirect(to.into()));
+        let redirect = |to: &str| Page::new(Vec::new()).with(Trouble::MovedTo(to.into()));
         for trouble in [portal.clone(), redirect(&origin.url("/login")), redirect(&url)] {
             origin.put(path, trouble);
             let answer = node.get(&url);

@@ -153,7 +153,7 @@ mod tests {
             assert!(error.starts_with(why), "{urls}: {error}");
         }
         assert!(matches!(mirrors(b"<url>\xff"), Err(BadMetalink::Encoding)));
-        assert!(matches!(mirrors(b"<!DOCTYPE html><p>Log in<br></p>"), Err(_)));
+        assert!(mirrors(b"<!DOCTYPE html><p>Log in<br></p>").is_err());
     }
 
     proptest::proptest! {
@@ -161,7 +161,7 @@ mod tests {
         fn no_document_panics(cut in 0..FEDORA.len(), noise in "\\PC{0,8}") {
             let at = (cut..).find(|at| FEDORA.is_char_boundary(*at)).unwrap();
             let _ = mirrors(format!("{}{noise}{}", &FEDORA[..at], &FEDORA[at..]).as_bytes());
-            let _ = mirrors(FEDORA[..at].as_bytes());
+            let _ = mirrors(&FEDORA.as_bytes()[..at]);
         }
     }
 }
