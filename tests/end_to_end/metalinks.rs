@@ -37,6 +37,9 @@ fn a_metalinks_mirrors_stand_in_for_each_other_and_the_list_is_kept_fresh() {
     lists.put(LIST, metalink(&[gone.clone(), two.clone()]));
     let mut node = Node::start(&allow, &more);
     assert_eq!(mirrors(&node), [gone.as_str(), two.as_str()]);
+    let screen = node.command(&["status"]).output().unwrap();
+    let line = format!("2 mirrors that {} names", lists.url(LIST));
+    assert!(String::from_utf8_lossy(&screen.stdout).contains(&line), "{screen:?}");
 
     // The first mirror is dead.
     let body = content(1, 300_000);

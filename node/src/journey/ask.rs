@@ -24,7 +24,7 @@ use crate::upstream::{Answer, Patience, Request};
 /// Longest body of an error answer that is shared among those who asked.
 const SMALL_BODY_MAX: usize = 64 * 1024;
 
-/// Sources that one question tries; a metalink may name more.
+/// Sources that one question, or one download, tries; a metalink may name more.
 const SOURCES_MAX: usize = 6;
 
 /// What is asked, with all that is known before.
@@ -236,7 +236,7 @@ impl Survey {
 /// The rest of the inquiry: one source after the other, then the sum.
 impl Journey {
     /// Sources in the order in which they are worth trying: those remembered as down last. No client waits for more than some.
-    fn in_order(&self, sources: &[Url]) -> Vec<Url> {
+    pub(super) fn in_order(&self, sources: &[Url]) -> Vec<Url> {
         let (down, up): (Vec<_>, Vec<_>) = sources.iter().cloned().partition(|s| self.0.upstreams.down(s).is_some());
         up.into_iter().chain(down).take(SOURCES_MAX).collect()
     }
@@ -382,6 +382,7 @@ impl Journey {
         let from = continued.map_or(0, |growing| growing.present_until(0));
         let mut sources = question.sources.clone();
         sources.sort_by_key(|s| s != source);
+        sources.truncate(SOURCES_MAX);
         let plan = Plan {
             url: question.url.clone(),
             key: question.key,
