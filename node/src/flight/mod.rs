@@ -25,6 +25,7 @@ use crate::store::{Entry, Growing, Plan, Store};
 use crate::upstream::{Answer, Upstreams};
 
 pub use reader::Reader;
+pub use resume::strong_validator;
 
 /// With a digest known in advance, this many bytes at the end are held back until it matches (R8f).
 pub const HELD_BACK: u64 = 64 * 1024;

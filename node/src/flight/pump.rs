@@ -410,7 +410,7 @@ async fn fetch_aside(flights: &Flights, flight: &Flight, gap: Range<u64>) -> Res
     let plan = flight.plan();
     let version =
         Version { fields: &plan.head.fields, total: flight.growing.total(), digest_known: plan.digest.is_some() };
-    if resume::validator(version.fields).is_none() && !version.digest_known {
+    if resume::strong_validator(version.fields).is_none() && !version.digest_known {
         return Err(Fault::internal("the version cannot be named"));
     }
     let Some(url) = flight.sources.first() else { return Err(Fault::internal("a download without a source")) };

@@ -402,6 +402,7 @@ fn hasher(algorithm: Algorithm) -> Box<dyn DynDigest + Send> {
         Algorithm::Sha1 => Box::new(sha1::Sha1::default()),
         Algorithm::Sha256 => Box::new(sha2::Sha256::default()),
         Algorithm::Sha512 => Box::new(sha2::Sha512::default()),
+        Algorithm::Sha384 => Box::new(sha2::Sha384::default()),
     }
 }
 
