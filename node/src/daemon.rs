@@ -1,7 +1,10 @@
 //! The running node: the only place that knows all parts. It puts them together, owns their tasks, and ends them in order.
 
+mod metalinks;
+mod service;
+
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::Context;
@@ -29,8 +32,9 @@ use crate::ledger::{AccessLog, Ledger, metrics};
 use crate::os::clock::{Clock, Timestamp};
 use crate::os::{net, tasks};
 use crate::repos::Configured;
-use crate::store::{self, Entry, Store};
+use crate::store::{self, Entry, Store, VerifyReport};
 use crate::upstream::{Own, Upstreams};
+use metalinks::Metalinks;
 
 /// After a stop was asked for, clients have this long to get the rest of their answers.
 const FAREWELL: Duration = Duration::from_secs(10);
@@ -45,15 +49,15 @@ pub fn run(config: Config) -> anyhow::Result<()> {
 }
 
 async fn serve(config: Config) -> anyhow::Result<()> {
-    net::raise_file_limit();
-    let signals = Signals::new()?;
+    let file_limit = net::raise_file_limit();
+    let mut signals = Signals::new()?;
     let listener = net::listen_tcp(config.listen).with_context(|| {
         format!(
             "cannot listen on {}: is another imirror or apt-cacher-ng running? Choose another address with `listen` or IMIRROR_LISTEN",
             config.listen
         )
     })?;
-    let parts = Parts::assemble(config).await?;
+    let parts = Parts::assemble(config, file_limit).await?;
     let control = listen_control(&parts.config.socket)?;
     let (stop, stopping) = watch::channel(false);
     let door = Arc::new(Door {
@@ -65,20 +69,31 @@ async fn serve(config: Config) -> anyhow::Result<()> {
         name: parts.config.name.clone(),
         clock: parts.clock.clone(),
     });
-    let clients = tasks::spawn("clients", door.serve(listener, stopping.clone()));
+    let (metalinks, until) = (parts.metalinks.clone(), stopping.clone());
+    let clients = tasks::spawn("clients", async move {
+        metalinks.start().await;
+        door.serve(listener, until).await;
+    });
     tasks::spawn("control", serve_control(control, parts.clone(), stopping));
     tasks::spawn("probe", parts.journey.upstreams().clone().probe());
     let store = parts.journey.store().clone();
     tasks::blocking("reconcile", move || store.reconcile());
+    if let Err(why) = parts.journey.upstreams().load_roots().await {
+        tracing::warn!("https upstreams will fail: {why}");
+    }
     parts.greet();
-    let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
-    tasks::spawn("watchdog", watchdog());
+    service::ready();
+    let told = parts.clone();
+    tasks::spawn("service manager", service::keep_told(move || told.in_a_line()));
 
-    signals.wait(&parts).await;
-    let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
-    tracing::info!("stopping");
+    signals.stop(&parts).await;
+    service::stopping();
+    tracing::info!("stopping: clients have {} s to get the rest of their answers", FAREWELL.as_secs());
     stop.send_replace(true);
-    let _ = clients.await;
+    tokio::select! {
+        _ = tokio::time::timeout(FAREWELL, clients) => {}
+        () = signals.stop(&parts) => tracing::info!("stopping now: told so again"),
+    }
     parts.farewell().await;
     Ok(())
 }
@@ -90,11 +105,14 @@ struct Parts {
     started: Timestamp,
     ledger: Arc<Ledger>,
     repos: Arc<Configured>,
+    metalinks: Arc<Metalinks>,
     journey: Journey,
+    /// What `verify` has found so far, since it was last begun.
+    verifying: Arc<Mutex<Option<Verify>>>,
 }
 
 impl Parts {
-    async fn assemble(config: Config) -> anyhow::Result<Arc<Self>> {
+    async fn assemble(config: Config, file_limit: u64) -> anyhow::Result<Arc<Self>> {
         let clock = Clock::system();
         std::fs::create_dir_all(&config.state_dir).with_context(|| {
             format!("cannot make {}: set `state_dir` to a folder that this user can write", config.state_dir.display())
@@ -103,6 +121,8 @@ impl Parts {
             dir: config.cache_dir.clone(),
             size: config.cache_size,
             memory_size: config.memory_size,
+            // Half for hot objects; connections and downloads need some, too. Each is a mapping, of which Linux permits 65,530.
+            open_files: (file_limit / 2).min(16 * 1024),
             clock: clock.clone(),
         };
         let store = tasks::blocking("open the store", move || Store::open(options)).await??;
@@ -111,10 +131,12 @@ impl Parts {
         let own = Own { port: config.listen.port(), addresses: net::own_address().into_iter().collect() };
         let upstreams = Upstreams::new(&config.upstream, own, clock.clone());
         let flights = Flights::new(store.clone(), upstreams.clone(), ledger.clone(), clock.clone());
-        let options = Options { name: config.name.clone(), freshness: config.freshness.clone() };
-        let journey = Journey::new(options, store, flights, upstreams, ledger.clone(), clock.clone())?;
         let repos = Arc::new(Configured::new(&config.repos)?);
-        Ok(Arc::new(Self { started: clock.now(), config, clock, ledger, repos, journey }))
+        let metalinks = Metalinks::new(repos.clone(), upstreams.clone(), config.state_dir.join("metalinks"));
+        let options = Options { name: config.name.clone(), freshness: config.freshness.clone(), repos: repos.clone() };
+        let journey = Journey::new(options, store, flights, upstreams, ledger.clone(), clock.clone())?;
+        let (started, verifying) = (clock.now(), Arc::default());
+        Ok(Arc::new(Self { started, config, clock, ledger, repos, metalinks, journey, verifying }))
     }
 
     /// What a new user has to know, in three lines (R1).
@@ -141,14 +163,14 @@ impl Parts {
         std::net::SocketAddr::new(ip, self.config.listen.port()).to_string()
     }
 
-    /// Clients finish, flights are journalled, the index is written.
+    /// For the service manager.
+    fn in_a_line(&self) -> String {
+        service::line(&self.journey.store().usage(), self.journey.flights().status().len())
+    }
+
+    /// Flights are journalled, the index is written.
     async fn farewell(&self) {
-        let flights = self.journey.flights();
-        let deadline = tokio::time::Instant::now() + FAREWELL;
-        while flights.status().iter().any(|flight| flight.readers > 0) && tokio::time::Instant::now() < deadline {
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-        flights.suspend_all().await;
+        self.journey.flights().suspend_all().await;
         let store = self.journey.store().clone();
         let _ = tasks::blocking("close the store", move || store.close()).await;
         if let Some(log) = self.ledger.access_log() {
@@ -187,7 +209,7 @@ impl Operations for Parts {
         });
         let repos = self.config.repos.iter().map(|(name, repo)| Repo {
             name: name.clone(),
-            upstreams: repo.upstreams.clone(),
+            upstreams: self.repos.mirrors(name).iter().map(ToString::to_string).collect(),
             metalink: repo.metalink.clone(),
         });
         Status {
@@ -226,7 +248,7 @@ impl Operations for Parts {
             let named = self.repos.resolve(&url);
             let (classified, entry, would) = self.journey.explain(&named.key).await;
             let in_memory =
-                |entry: &Entry| self.journey.store().lookup_hot(&entry.key).is_some_and(|(_, blob)| blob.in_memory());
+                |entry: &Entry| self.journey.store().lookup_hot(&entry.key).is_some_and(|hot| hot.blob.in_memory());
             let stored = entry.map(|entry| StoredObject {
                 object: entry.object.to_string(),
                 bytes: entry.size,
@@ -251,7 +273,11 @@ impl Operations for Parts {
     fn purge(&self, url: String, prefix: bool) -> BoxFuture<'_, Result<u64, Fault>> {
         Box::pin(async move {
             if prefix {
-                return self.journey.store().remove_prefix(url).await;
+                // By whichever mirror a repository is named, its content has the repository's keys.
+                let folder = Url::parse(&format!("{}/", url.trim_end_matches('/'))).ok();
+                let key =
+                    folder.map(|folder| self.repos.resolve(&folder)).filter(|named| named.sources[0] != named.key);
+                return self.journey.store().remove_prefix(key.map_or(url, |named| named.key.to_string())).await;
             }
             let url = Url::parse(&url).map_err(|e| Fault::bad_request(e.to_string()))?;
             let removed = self.journey.store().remove(self.repos.resolve(&url).key.key_hash()).await?;
@@ -259,27 +285,53 @@ impl Operations for Parts {
         })
     }
 
-    fn verify(&self) -> BoxFuture<'_, Result<Verify, Fault>> {
-        Box::pin(async move {
-            let report = self.journey.store().verify(|_| {}).await?;
-            Ok(Verify {
+    fn begin_verify(&self) -> Verify {
+        let mut verifying = self.verifying.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(under_way) = verifying.filter(|verify| !verify.finished) {
+            return under_way;
+        }
+        let store = self.journey.store().clone();
+        let begun = Verify { objects_total: store.usage().objects, ..Verify::default() };
+        *verifying = Some(begun);
+        let shared = self.verifying.clone();
+        tasks::spawn("verify", async move {
+            let tell = move |verify| *shared.lock().unwrap_or_else(PoisonError::into_inner) = Some(verify);
+            let so_far = move |report: &VerifyReport| Verify {
                 objects: report.checked,
-                objects_total: report.checked,
+                objects_total: begun.objects_total.max(report.checked),
                 bytes: report.bytes,
                 dropped: report.damaged.len() as u64,
-                finished: true,
-            })
-        })
+                ..Verify::default()
+            };
+            let progress = tell.clone();
+            let end = match store.verify(move |report| progress(so_far(report))).await {
+                Ok(report) => Verify { objects_total: report.checked, finished: true, ..so_far(&report) },
+                Err(fault) => {
+                    tracing::error!(%fault, "not everything could be verified");
+                    Verify { finished: true, failed: true, ..begun }
+                }
+            };
+            tell(end);
+        });
+        begun
+    }
+
+    fn verify(&self) -> Option<Verify> {
+        *self.verifying.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 fn listen_control(path: &Path) -> anyhow::Result<UnixListener> {
     if let Some(folder) = path.parent() {
-        std::fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
+        std::fs::create_dir_all(folder).with_context(|| {
+            format!("cannot make {}: choose another place with --socket or IMIRROR_SOCKET", folder.display())
+        })?;
     }
     // The folder of the cache is locked: a socket that is left here is nobody's.
     let _ = std::fs::remove_file(path);
-    UnixListener::bind(path).with_context(|| format!("cannot make the control socket {}", path.display()))
+    net::listen_unix(path).with_context(|| {
+        format!("cannot make the control socket {}: choose another with --socket or IMIRROR_SOCKET", path.display())
+    })
 }
 
 async fn serve_control(listener: UnixListener, parts: Arc<Parts>, mut stopping: watch::Receiver<bool>) {
@@ -320,8 +372,8 @@ impl Signals {
         })
     }
 
-    /// Until the node is to stop.
-    async fn wait(mut self, parts: &Parts) {
+    /// Until the node is to stop; again, if it has been told before.
+    async fn stop(&mut self, parts: &Parts) {
         loop {
             tokio::select! {
                 _ = self.terminate.recv() => return,
@@ -330,17 +382,9 @@ impl Signals {
                     if let Some(log) = parts.ledger.access_log() {
                         log.reopen();
                     }
+                    parts.metalinks.refresh();
                 }
             }
         }
-    }
-}
-
-async fn watchdog() {
-    let Some(patience) = sd_notify::watchdog_enabled() else { return };
-    let mut tick = tokio::time::interval(patience / 2);
-    loop {
-        tick.tick().await;
-        let _ = sd_notify::notify(&[sd_notify::NotifyState::Watchdog]);
     }
 }

@@ -1,9 +1,8 @@
 //! The daemon and its command line. A request enters by a door, is given a name, is looked up, a source is chosen,
 //! bytes flow from the source through one pipe to store and client together, and the ledger is written.
 //!
-//! The modules stand in the order of that journey; a module imports only modules to its left:
-//! `os < fault < config < ledger < classify < repos < store < cluster < upstream < flight < journey < helper < squid <
-//! door < daemon < cli < main`. The tidy test reads that line.
+//! The modules stand in the order of that journey; a module imports only modules above it. The tidy test compares the order
+//! with ARCHITECTURE.md and looks at the imports.
 
 pub mod os;
 

@@ -2,9 +2,15 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 #![allow(clippy::disallowed_methods)] // Other processes are waited for on the real clock.
 
+mod apk;
 mod bad_inputs;
 mod clients;
 mod decision_tree;
+mod disk;
 mod doors;
 mod flights;
+mod metalinks;
+mod operations;
 mod store;
+mod tidy;
+mod uplink;

@@ -4,8 +4,11 @@
 #![allow(clippy::disallowed_methods)] // Other processes are waited for on the real clock.
 
 pub mod http;
+pub mod namespace;
 pub mod node;
 pub mod origin;
+pub mod squid;
+pub mod tls;
 
 use sha2::Digest;
 

@@ -1,5 +1,6 @@
 //! The real program as a process, with folders of its own.
 
+use std::ffi::OsString;
 use std::fs::{File, OpenOptions};
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
@@ -9,12 +10,18 @@ use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
 use crate::http::{Answer, request};
+use crate::namespace::Namespace;
 
 /// A running node; killed and forgotten when dropped.
 pub struct Node {
     dir: TempDir,
     address: SocketAddr,
     process: Option<Child>,
+    /// Added to the environment of the process and of commands.
+    environment: Vec<(&'static str, String)>,
+    namespace: Option<Namespace>,
+    /// Programs that run the program.
+    wrapper: Vec<String>,
 }
 
 impl Node {
@@ -24,6 +31,13 @@ impl Node {
     }
 
     pub fn start_at(address: SocketAddr, allow: &[&str], more: &str) -> Self {
+        let mut node = Self::new(address, allow, more);
+        node.run();
+        node
+    }
+
+    /// A node that is not started yet.
+    pub fn new(address: SocketAddr, allow: &[&str], more: &str) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().display();
         let config = format!(
@@ -31,9 +45,28 @@ impl Node {
              cache_size = \"1GiB\"\n[site]\nmdns = false\n[upstream]\nallow = {allow:?}\n{more}"
         );
         std::fs::write(dir.path().join("imirror.toml"), config).unwrap();
-        let mut node = Self { dir, address, process: None };
-        node.run();
-        node
+        Self { dir, address, process: None, environment: Vec::new(), namespace: None, wrapper: Vec::new() }
+    }
+
+    pub fn with_variable(mut self, name: &'static str, value: impl Into<String>) -> Self {
+        self.environment.push((name, value.into()));
+        self
+    }
+
+    /// What is mounted in the namespace is seen by the node and by its commands alone.
+    pub fn inside(mut self, namespace: Namespace) -> Self {
+        self.namespace = Some(namespace);
+        self
+    }
+
+    /// The program is run by another one, such as `env`.
+    pub fn under(mut self, wrapper: &[&str]) -> Self {
+        self.wrapper = wrapper.iter().map(ToString::to_string).collect();
+        self
+    }
+
+    pub fn namespace(&self) -> &Namespace {
+        self.namespace.as_ref().expect("a namespace")
     }
 
     /// Starts the process (again) and waits until it serves.
@@ -56,11 +89,18 @@ impl Node {
 
     /// A verb of the command line for this node.
     pub fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(program());
+        let mut words = self.wrapper.iter().map(OsString::from).chain([program().into_os_string()]);
+        let first = words.next().unwrap();
+        let mut command = match &self.namespace {
+            Some(namespace) => namespace.command(first),
+            None => Command::new(first),
+        };
+        command.args(words);
         command.args(arguments).arg("--config").arg(self.dir.path().join("imirror.toml"));
-        for name in ["http_proxy", "https_proxy", "no_proxy"] {
+        for name in ["http_proxy", "https_proxy", "no_proxy", "SSL_CERT_FILE", "SSL_CERT_DIR"] {
             command.env_remove(name);
         }
+        command.envs(self.environment.iter().map(|(name, value)| (name, value)));
         command
     }
 
@@ -106,10 +146,47 @@ impl Node {
         }
     }
 
+    /// What `status --json` says.
+    pub fn status(&self) -> serde_json::Value {
+        let shown = self.command(&["status", "--json"]).output().unwrap();
+        serde_json::from_slice(&shown.stdout).unwrap_or_else(|_| panic!("{shown:?}"))
+    }
+
+    /// Waits until the index names so many objects.
+    pub fn wait_for_objects(&self, objects: u64) {
+        self.wait_for(|| self.status()["cache"]["objects"] == objects);
+    }
+
+    /// Waits until the log has these words.
+    pub fn wait_for_words(&self, words: &str) {
+        self.wait_for(|| self.log().contains(words));
+    }
+
+    /// Waits until something is so.
+    pub fn wait_for(&self, done: impl Fn() -> bool) {
+        let deadline = Instant::now() + Duration::from_secs(30);
+        while !done() {
+            assert!(Instant::now() < deadline, "waited for in vain: {}", self.log());
+            std::thread::yield_now();
+        }
+    }
+
+    /// Tells the process to stop; the caller looks whether it does.
+    pub fn signal(&self, signal: &str) {
+        assert!(Command::new("kill").arg(signal).arg(self.pid().to_string()).status().unwrap().success());
+    }
+
+    /// Waits for the end of a process that was told to stop; its exit code.
+    pub fn ended(&mut self) -> Option<i32> {
+        self.process.take().unwrap().wait().unwrap().code()
+    }
+
     /// Files of stored contents.
     pub fn objects(&self) -> Vec<PathBuf> {
         let mut found = Vec::new();
-        for folder in std::fs::read_dir(self.dir.path().join("cache/objects")).unwrap() {
+        let folder = self.dir.path().join("cache/objects");
+        let folder = self.namespace.as_ref().map_or(folder.clone(), |namespace| namespace.path(&folder));
+        for folder in std::fs::read_dir(folder).unwrap() {
             for file in std::fs::read_dir(folder.unwrap().path()).unwrap() {
                 let path = file.unwrap().path();
                 if path.extension().is_none() {

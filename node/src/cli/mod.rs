@@ -5,11 +5,13 @@ mod client_config;
 mod control;
 mod detect;
 mod doctor;
+mod progress;
 mod screen;
 
 use std::io::{self, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::Context;
 use clap::{Args, CommandFactory, Parser, Subcommand};
@@ -208,9 +210,13 @@ fn dispatch(arguments: Arguments) -> anyhow::Result<ExitCode> {
             print(&gone, output, |gone| format!("{gone} forgotten\n"))?;
         }
         Verb::Verify(output) => {
-            let report: Verify = ask(&load()?.config.socket, "POST", "/-/api/verify")?;
+            let report = verify(&load()?.config.socket, output)?;
             print(&report, output, screen::verify)?;
-            return Ok(ExitCode::from(if report.dropped == 0 { 0 } else { 4 }));
+            return Ok(ExitCode::from(match report {
+                Verify { failed: true, .. } => 1,
+                Verify { dropped: 0, .. } => 0,
+                _ => 4,
+            }));
         }
         Verb::Config { verb: None, output } => {
             let loaded = load()?;
@@ -269,6 +275,23 @@ fn load(settings: &Settings, here: &Surroundings) -> anyhow::Result<Loaded> {
 fn ask<T: DeserializeOwned>(socket: &Path, method: &str, path: &str) -> anyhow::Result<T> {
     let answer = control::ask(socket, method, path)?;
     serde_json::from_value(answer).context("the node answers in another way: is it of another version?")
+}
+
+/// Lets the node read everything and waits for it. An end of this program is no end of that.
+fn verify(node: &Path, output: Output) -> anyhow::Result<Verify> {
+    let mut report: Verify = ask(node, "POST", "/-/api/verify")?;
+    let mut progress = progress::Progress::new();
+    let mut pause = Duration::from_millis(5);
+    while !report.finished {
+        std::thread::sleep(pause);
+        pause = (pause * 2).min(Duration::from_millis(500));
+        report = ask(node, "GET", "/-/api/verify")?;
+        if !output.json {
+            progress.show(report.objects, report.objects_total, &screen::verifying(&report));
+        }
+    }
+    progress.end();
+    Ok(report)
 }
 
 fn warn(loaded: &Loaded) {

@@ -66,7 +66,11 @@ pub(super) fn status(status: &Status, health: &Health, now: Timestamp) -> String
     }
     list(&mut screen, "downloads", &status.flights, flight);
     list(&mut screen, "repos", &status.repos, |repo| {
-        format!("http://{}/{}/  from {}", node.address, repo.name, repo.upstreams.join(", "))
+        let from = match &repo.metalink {
+            Some(metalink) => format!("{} mirrors that {metalink} names", repo.upstreams.len()),
+            None => repo.upstreams.join(", "),
+        };
+        format!("http://{}/{}/  from {from}", node.address, repo.name)
     });
     list(&mut screen, "down", &health.unreachable, Clone::clone);
     list(&mut screen, "DEGRADED", &health.degraded, Clone::clone);
@@ -125,8 +129,14 @@ pub(super) fn lookup(found: &Lookup, now: Timestamp) -> String {
     screen
 }
 
+pub(super) fn verifying(report: &Verify) -> String {
+    let found = if report.dropped == 0 { String::new() } else { format!(", {} damaged", report.dropped) };
+    format!("{} of {} objects, {} read{found}", report.objects, report.objects_total, bytes(report.bytes))
+}
+
 pub(super) fn verify(report: &Verify) -> String {
     let found = match report.dropped {
+        _ if report.failed => "not all could be read, the node's log says why".into(),
         0 => "all are as they were stored".into(),
         dropped => {
             format!("{dropped} were damaged or missing and have been dropped; they are fetched again when asked for")

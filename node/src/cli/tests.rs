@@ -250,9 +250,12 @@ upstreams = ["http://example.org/suse"] # environment IMIRROR_REPOS_SUSE_UPSTREA
 
 #[test]
 fn the_other_screens() {
-    let good = Verify { objects: 3, objects_total: 3, bytes: 5 << 20, dropped: 0, finished: true };
+    let good = Verify { objects: 3, objects_total: 3, bytes: 5 << 20, dropped: 0, finished: true, failed: false };
     assert_eq!(screen::verify(&good), "3 objects, 5.0 MiB read: all are as they were stored\n");
     assert!(screen::verify(&Verify { dropped: 2, ..good }).contains("2 were damaged or missing"));
+    assert!(screen::verify(&Verify { failed: true, ..good }).contains("the node's log says why"));
+    let half = Verify { objects: 1, dropped: 1, ..good };
+    assert_eq!(screen::verifying(&half), "1 of 3 objects, 5.0 MiB read, 1 damaged");
     assert!(screen::checked(&[]).contains("there is no file"));
     assert!(screen::checked(&["/a".into(), "/b".into()]).ends_with("right: /a, /b\n"));
     for (bytes, text) in

@@ -14,18 +14,15 @@ use super::meter::Meter;
 use crate::fault::{Cause, Fault};
 use crate::flight::Reader;
 use crate::journey::{Content, Journey, Segments, Stored};
-use crate::os::sendfile::Outbox;
 use crate::upstream::AnswerBody;
 
 /// Bytes asked of a store or flight at once: large enough for few calls, small enough to be fair.
-const PIECE: u64 = 1024 * 1024;
+const PIECE: u64 = 2 * 1024 * 1024;
 
 /// A body for hyper. Dropping it in the middle is how a client that leaves is noticed.
 pub(super) struct ReplyBody {
     source: Source,
     segments: Segments,
-    outbox: Outbox,
-    journey: Journey,
     meter: Meter,
 }
 
@@ -33,13 +30,13 @@ enum Source {
     Done,
     Text(Bytes),
     Stored(Stored),
-    Flying(Reader),
-    Passed(AnswerBody),
+    Flying(Box<Reader>),
+    Passed(Box<AnswerBody>),
     Waiting(BoxFuture<'static, (Source, Result<Option<Bytes>, Fault>)>),
 }
 
 impl ReplyBody {
-    pub(super) fn new(content: Content, journey: Journey, outbox: Outbox, meter: Meter) -> Self {
+    pub(super) fn new(content: Content, meter: Meter) -> Self {
         let (source, segments) = match content {
             Content::Empty => (Source::Done, Segments::none()),
             Content::Text(text) if text.is_empty() => (Source::Done, Segments::none()),
@@ -48,7 +45,7 @@ impl ReplyBody {
             Content::Flying(reader, segments) => (Source::Flying(reader), segments),
             Content::Passed(body) => (Source::Passed(body), Segments::none()),
         };
-        let mut body = Self { source, segments, outbox, journey, meter };
+        let mut body = Self { source, segments, meter };
         if matches!(body.source, Source::Done) {
             body.meter.complete();
         }
@@ -74,7 +71,7 @@ impl ReplyBody {
             _ => None,
         };
         if let Some(mapping) = mapping {
-            self.outbox.note(mapping);
+            self.meter.client().outbox.note(mapping);
         }
     }
 
@@ -82,7 +79,7 @@ impl ReplyBody {
     fn wait_for(&mut self, range: Range<u64>) {
         self.source = match std::mem::replace(&mut self.source, Source::Done) {
             Source::Stored(stored) => {
-                let journey = self.journey.clone();
+                let journey = self.meter.client().door.journey.clone();
                 Source::Waiting(Box::pin(async move {
                     match stored.blob.bytes(range.clone()).await {
                         Ok(bytes) => (Source::Stored(stored), Ok(Some(bytes))),
@@ -90,7 +87,9 @@ impl ReplyBody {
                     }
                 }))
             }
-            Source::Flying(reader) => Source::Waiting(Box::pin(follow(self.journey.clone(), reader, range))),
+            Source::Flying(reader) => {
+                Source::Waiting(Box::pin(follow(self.meter.client().door.journey.clone(), reader, range)))
+            }
             other => other,
         };
     }
@@ -117,7 +116,11 @@ impl ReplyBody {
     }
 }
 
-async fn follow(journey: Journey, mut reader: Reader, range: Range<u64>) -> (Source, Result<Option<Bytes>, Fault>) {
+async fn follow(
+    journey: Journey,
+    mut reader: Box<Reader>,
+    range: Range<u64>,
+) -> (Source, Result<Option<Bytes>, Fault>) {
     let next = reader.next(range, journey.upstreams()).await;
     (Source::Flying(reader), next)
 }
@@ -134,7 +137,7 @@ async fn rescue(
     }
     tracing::warn!(url = %stored.entry.url, %fault, "a stored object cannot be used; the rest is fetched again");
     match journey.rescue(&stored.entry).await {
-        Ok(reader) => follow(journey, reader, range).await,
+        Ok(reader) => follow(journey, Box::new(reader), range).await,
         Err(fault) => (Source::Done, Err(fault)),
     }
 }

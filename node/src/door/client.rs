@@ -6,25 +6,27 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::{self, BoxFuture, Either};
 use http::header::{CONNECTION, TRANSFER_ENCODING};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::TokioIo;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 
 use super::body::ReplyBody;
-use super::meter::Meter;
+use super::meter::{Meter, What};
 use super::pages::{self, Operations};
+use super::patience::Patience;
 use super::upload::Upload;
 use crate::classify::{Url, classify};
 use crate::config;
 use crate::fault::{Cause, Fault};
 use crate::journey::target::{Target, parse_target};
-use crate::journey::{Asked, Content, Journey, Reply};
+use crate::journey::{Asked, Content, Journey, LineRef, Reply};
 use crate::ledger::{Ledger, Outcome, Subject};
 use crate::os::clock::Clock;
 use crate::os::sendfile::{Outbox, SendfileStream};
@@ -42,6 +44,20 @@ const HEAD_BYTES_MAX: usize = 64 * 1024;
 
 const HEADERS_MAX: usize = 64;
 
+/// Who is at the other end of a connection. Answers share this, not the door itself: a count that all connections keep
+/// would go from core to core with each answer.
+pub(super) struct Client {
+    pub(super) door: Arc<Door>,
+    pub(super) address: IpAddr,
+    permitted: bool,
+    pub(super) outbox: Outbox,
+}
+
+type Answered = Result<Response<ReplyBody>, Infallible>;
+
+/// An answer, or the work on one. The work is boxed: hyper moves what it is given.
+type Answering = Either<future::Ready<Answered>, BoxFuture<'static, Answered>>;
+
 /// All that answering needs.
 pub struct Door {
     pub journey: Journey,
@@ -54,14 +70,14 @@ pub struct Door {
 }
 
 impl Door {
-    /// Serves connections until `stop` says so; then those in progress finish their answers.
+    /// Serves connections until `stop` says so and those in progress have finished their answers.
     pub async fn serve(self: Arc<Self>, listener: TcpListener, mut stop: watch::Receiver<bool>) {
         let permits = Arc::new(Semaphore::new(CONNECTIONS_MAX));
         loop {
             let Ok(permit) = permits.clone().acquire_owned().await else { return };
             let accepted = tokio::select! {
                 accepted = listener.accept() => accepted,
-                () = stopped(&mut stop) => return,
+                () = stopped(&mut stop) => break,
             };
             match accepted {
                 Ok((stream, peer)) => {
@@ -78,19 +94,21 @@ impl Door {
                 }
             }
         }
+        drop(listener);
+        // Each connection holds one.
+        let _ = permits.acquire_many(u32::try_from(CONNECTIONS_MAX).unwrap_or(u32::MAX)).await;
     }
 
     async fn connection(self: Arc<Self>, stream: TcpStream, peer: SocketAddr, mut stop: watch::Receiver<bool>) {
         let _ = stream.set_nodelay(true);
         let stream = SendfileStream::new(stream);
         let outbox = stream.outbox();
-        let client = peer.ip().to_canonical();
-        let service = service_fn(move |request| {
-            let (door, outbox) = (self.clone(), outbox.clone());
-            async move { Ok::<_, Infallible>(door.answer(request, client, outbox).await) }
-        });
+        let address = peer.ip().to_canonical();
+        let permitted = self.clients.allow.iter().any(|net| net.contains(&address));
+        let client = Arc::new(Client { door: self, address, permitted, outbox });
+        let service = service_fn(move |request| client.answer(request));
         let connection = http1::Builder::new()
-            .timer(TokioTimer::new())
+            .timer(Patience::new(HEAD_PATIENCE))
             .title_case_headers(true)
             .half_close(false)
             .header_read_timeout(HEAD_PATIENCE)
@@ -111,36 +129,6 @@ impl Door {
         }
     }
 
-    async fn answer(
-        self: Arc<Self>,
-        request: Request<Incoming>,
-        client: IpAddr,
-        outbox: Outbox,
-    ) -> Response<ReplyBody> {
-        let mut meter = Meter::start(&self.ledger, &self.clock, client, request.method(), request.headers());
-        let head_only = request.method() == Method::HEAD;
-        let is_connect = request.method() == Method::CONNECT;
-        let mut reply = match self.clients.allow.iter().any(|net| net.contains(&client)) {
-            true => self.route(request, &mut meter).await.unwrap_or_else(|fault| {
-                self.ledger.failed(&fault);
-                Reply::fault(&fault, "this request", &self.name)
-            }),
-            false => self.denied(client),
-        };
-        meter.outcome(reply.outcome, reply.status, reply.from);
-        if head_only {
-            reply.content = Content::Empty;
-        }
-        let mut response = Response::new(ReplyBody::new(reply.content, self.journey.clone(), outbox, meter));
-        *response.status_mut() = reply.status;
-        *response.headers_mut() = reply.fields;
-        if is_connect && !response.status().is_success() {
-            // What follows was meant for the tunnel and is not to be read as requests.
-            response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
-        }
-        response
-    }
-
     async fn route(&self, request: Request<Incoming>, meter: &mut Meter) -> Result<Reply, Fault> {
         let (method, fields) = (request.method(), request.headers());
         let is_repo = |name: &str| self.repos.is_repo(name);
@@ -156,11 +144,11 @@ impl Door {
                 Ok(self.ask(request, named.sources[0].clone(), named, meter).await)
             }
             Target::Tunnel { host, port } => {
-                meter.names(format!("{host}:{port}"), Subject::Other);
+                meter.names(What::Text(format!("{host}:{port}")), Subject::Other);
                 self.tunnel(request, &host, port).await
             }
             Target::Own(path) => {
-                meter.names(path.clone(), Subject::Own);
+                meter.names(What::Text(path.clone()), Subject::Own);
                 let page = pages::answer(&*self.operations, method, &path, false).await;
                 let (parts, body) = page.into_parts();
                 let content = Content::Text(body.into());
@@ -171,10 +159,12 @@ impl Door {
     }
 
     async fn ask(&self, request: Request<Incoming>, url: Url, named: Named, meter: &mut Meter) -> Reply {
+        let line = LineRef::of(request.method(), request.uri(), request.headers()).map(LineRef::to_line);
         let (parts, body) = request.into_parts();
-        meter.names(url.to_string(), classify(&named.key).class.into());
+        meter.names(What::Url(url.clone()), classify(&named.key).class.into());
         let has_body = !hyper::body::Body::is_end_stream(&body);
-        let asked = Asked { method: parts.method, url, key: named.key, sources: named.sources, fields: parts.headers };
+        let asked =
+            Asked { method: parts.method, url, key: named.key, sources: named.sources, fields: parts.headers, line };
         self.journey.answer(asked, has_body.then(|| Upload::new(body).boxed_unsync())).await
     }
 
@@ -208,6 +198,55 @@ impl Door {
         );
         Reply::text(StatusCode::FORBIDDEN, text, Outcome::Denied)
     }
+}
+
+impl Client {
+    fn answer(self: &Arc<Self>, request: Request<Incoming>) -> Answering {
+        if let Some(response) = self.answer_at_once(&request) {
+            return Either::Left(future::ready(Ok(response)));
+        }
+        let client = self.clone();
+        Either::Right(Box::pin(async move { Ok(client.answer_in_time(request).await) }))
+    }
+
+    /// What is hot needs no future of its own.
+    fn answer_at_once(self: &Arc<Self>, request: &Request<Incoming>) -> Option<Response<ReplyBody>> {
+        let line = LineRef::of(request.method(), request.uri(), request.headers()).filter(|_| self.permitted)?;
+        let (shortcut, reply) = self.door.journey.at_once(line)?;
+        let mut meter = Meter::start(self, request.method(), request.headers());
+        meter.names(What::Url(shortcut.url.clone()), shortcut.class().into());
+        Some(respond(reply, meter))
+    }
+
+    async fn answer_in_time(self: Arc<Self>, request: Request<Incoming>) -> Response<ReplyBody> {
+        let mut meter = Meter::start(&self, request.method(), request.headers());
+        let head_only = request.method() == Method::HEAD;
+        let is_connect = request.method() == Method::CONNECT;
+        let door = &self.door;
+        let mut reply = match self.permitted {
+            true => door.route(request, &mut meter).await.unwrap_or_else(|fault| {
+                door.ledger.failed(&fault);
+                Reply::fault(&fault, "this request", &door.name)
+            }),
+            false => door.denied(self.address),
+        };
+        if head_only {
+            reply.content = Content::Empty;
+        }
+        if is_connect && !reply.status.is_success() {
+            // What follows was meant for the tunnel and is not to be read as requests.
+            reply.fields.insert(CONNECTION, HeaderValue::from_static("close"));
+        }
+        respond(reply, meter)
+    }
+}
+
+fn respond(reply: Reply, mut meter: Meter) -> Response<ReplyBody> {
+    meter.answered(&reply);
+    let mut response = Response::new(ReplyBody::new(reply.content, meter));
+    *response.status_mut() = reply.status;
+    *response.headers_mut() = reply.fields;
+    response
 }
 
 async fn stopped(stop: &mut watch::Receiver<bool>) {

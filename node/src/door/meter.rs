@@ -1,70 +1,81 @@
 //! Counts one answer and writes its line in the access log when it has ended, however it ends.
 
-use std::net::IpAddr;
 use std::sync::Arc;
 
-use http::header::{REFERER, USER_AGENT};
+use http::header::{CONTENT_TYPE, REFERER, USER_AGENT};
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
 
+use super::client::Client;
+use crate::classify::Url;
 use crate::fault::Fault;
-use crate::ledger::{Ledger, Origin, Outcome, Record, Subject};
-use crate::os::clock::{Clock, Timestamp};
+use crate::journey::Reply;
+use crate::ledger::{Origin, Outcome, Record, Subject};
+use crate::os::clock::Timestamp;
 
 /// One request and its answer.
 pub(super) struct Meter {
-    ledger: Arc<Ledger>,
-    clock: Clock,
+    client: Arc<Client>,
     started: Timestamp,
-    client: IpAddr,
     method: Method,
-    url: String,
+    what: What,
     subject: Subject,
-    user_agent: Option<HeaderValue>,
-    referer: Option<HeaderValue>,
     status: StatusCode,
     outcome: Outcome,
-    from: Option<String>,
     bytes: u64,
     fault: Option<&'static str>,
     ended: bool,
+    line: Option<Box<ForLine>>,
+}
+
+/// What was asked for.
+#[derive(Debug)]
+pub(super) enum What {
+    Url(Url),
+    Text(String),
+}
+
+/// What only the access log wants to know; not gathered without one.
+#[derive(Debug, Default)]
+struct ForLine {
+    user_agent: Option<HeaderValue>,
+    referer: Option<HeaderValue>,
+    content_type: Option<HeaderValue>,
+    from: Option<String>,
 }
 
 impl Meter {
-    pub(super) fn start(
-        ledger: &Arc<Ledger>,
-        clock: &Clock,
-        client: IpAddr,
-        method: &Method,
-        fields: &HeaderMap,
-    ) -> Self {
+    pub(super) fn start(client: &Arc<Client>, method: &Method, fields: &HeaderMap) -> Self {
+        let line = client.door.ledger.access_log().map(|_| {
+            let field = |name| fields.get(name).cloned();
+            Box::new(ForLine { user_agent: field(USER_AGENT), referer: field(REFERER), ..ForLine::default() })
+        });
         Self {
-            ledger: ledger.clone(),
-            clock: clock.clone(),
-            started: clock.now(),
-            client,
+            client: client.clone(),
+            started: client.door.clock.now(),
             method: method.clone(),
-            url: String::new(),
+            what: What::Text(String::new()),
             subject: Subject::Other,
-            user_agent: fields.get(USER_AGENT).cloned(),
-            referer: fields.get(REFERER).cloned(),
             status: StatusCode::OK,
             outcome: Outcome::Error,
-            from: None,
             bytes: 0,
             fault: None,
             ended: false,
+            line,
         }
     }
 
-    pub(super) fn names(&mut self, url: String, subject: Subject) {
-        self.url = url;
+    pub(super) fn names(&mut self, what: What, subject: Subject) {
+        self.what = what;
         self.subject = subject;
     }
 
-    pub(super) fn outcome(&mut self, outcome: Outcome, status: StatusCode, from: Option<String>) {
-        self.outcome = outcome;
-        self.status = status;
-        self.from = from;
+    pub(super) fn answered(&mut self, reply: &Reply) {
+        self.outcome = reply.outcome;
+        self.status = reply.status;
+        if let Some(line) = &mut self.line {
+            line.content_type = reply.fields.get(CONTENT_TYPE).cloned();
+            line.from.clone_from(&reply.from);
+        }
     }
 
     pub(super) fn sent(&mut self, bytes: u64) {
@@ -74,7 +85,12 @@ impl Meter {
             Outcome::Hit | Outcome::RefreshUnmodified | Outcome::Stale => Origin::Disk,
             _ => Origin::Elsewhere,
         };
-        self.ledger.sent(self.subject, origin, bytes);
+        self.client.door.ledger.sent(self.subject, origin, bytes);
+    }
+
+    /// Who gets the answer.
+    pub(super) fn client(&self) -> &Client {
+        &self.client
     }
 
     /// Bytes of the body so far.
@@ -88,7 +104,7 @@ impl Meter {
     }
 
     pub(super) fn failed(&mut self, fault: &Fault) {
-        tracing::debug!(url = self.url, %fault, "an answer was cut off");
+        tracing::debug!(what = self.what.as_str(), %fault, "an answer was cut off");
         self.fault = Some(fault.label());
         self.ended = true;
     }
@@ -96,23 +112,35 @@ impl Meter {
 
 impl Drop for Meter {
     fn drop(&mut self) {
-        let now = self.clock.now();
-        self.ledger.record(&Record {
+        let door = &self.client.door;
+        let now = door.clock.now();
+        let line = self.line.as_deref();
+        let field = |pick: fn(&ForLine) -> &Option<HeaderValue>| pick(line?).as_ref()?.to_str().ok();
+        door.ledger.record(&Record {
             finished: now,
             elapsed: now.since(self.started),
-            client: self.client,
+            client: self.client.address,
             method: self.method.as_str(),
-            url: &self.url,
+            url: self.what.as_str(),
             status: self.status.as_u16(),
             bytes: self.bytes,
             outcome: self.outcome,
             subject: self.subject,
-            from: self.from.as_deref(),
-            content_type: None,
-            user_agent: self.user_agent.as_ref().and_then(|v| v.to_str().ok()),
-            referer: self.referer.as_ref().and_then(|v| v.to_str().ok()),
+            from: line.and_then(|line| line.from.as_deref()),
+            content_type: field(|line| &line.content_type),
+            user_agent: field(|line| &line.user_agent),
+            referer: field(|line| &line.referer),
             aborted: !self.ended,
             fault: self.fault,
         });
+    }
+}
+
+impl What {
+    fn as_str(&self) -> &str {
+        match self {
+            Self::Url(url) => url.as_str(),
+            Self::Text(text) => text,
+        }
     }
 }

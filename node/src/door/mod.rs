@@ -5,4 +5,5 @@ pub mod client;
 mod meter;
 mod page;
 pub mod pages;
+mod patience;
 mod upload;

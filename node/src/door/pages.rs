@@ -16,7 +16,10 @@ pub trait Operations: Send + Sync {
     fn lookup(&self, url: String) -> BoxFuture<'_, Result<Lookup, Fault>>;
     /// Forgets a URL, or all that begin with it; says how many went.
     fn purge(&self, url: String, prefix: bool) -> BoxFuture<'_, Result<u64, Fault>>;
-    fn verify(&self) -> BoxFuture<'_, Result<Verify, Fault>>;
+    /// Begins to read everything that is stored, unless that is under way; says how far it has come.
+    fn begin_verify(&self) -> Verify;
+    /// How far that has come, if it ever began.
+    fn verify(&self) -> Option<Verify>;
 }
 
 /// Answers a page. `trusted` is the control socket: only there things can be changed.
@@ -37,7 +40,11 @@ pub async fn answer(operations: &dyn Operations, method: &Method, path: &str, tr
             let (url, prefix) = query.strip_prefix("prefix=").map_or((query, false), |rest| (rest, true));
             json_result(operations.purge(decoded(url), prefix).await)
         }
-        "/-/api/verify" if method == Method::POST && trusted => json_result(operations.verify().await),
+        "/-/api/verify" if method == Method::POST && trusted => json(&operations.begin_verify()),
+        "/-/api/verify" if reads && trusted => match operations.verify() {
+            Some(verify) => json(&verify),
+            None => text(StatusCode::NOT_FOUND, "text/plain", "nothing is being verified\n".into()),
+        },
         "/" | "/-" | "/-/" | "/-/api/status" | "/-/api/health" | "/-/metrics" | "/-/health" => {
             text(StatusCode::METHOD_NOT_ALLOWED, "text/plain", "these pages can only be read\n".into())
         }
@@ -140,9 +147,12 @@ mod tests {
             self.changes.fetch_add(1, Ordering::Relaxed);
             Box::pin(async move { Ok(url.len() as u64 + u64::from(prefix)) })
         }
-        fn verify(&self) -> BoxFuture<'_, Result<Verify, Fault>> {
+        fn begin_verify(&self) -> Verify {
             self.changes.fetch_add(1, Ordering::Relaxed);
-            Box::pin(async move { Ok(Verify { objects: 3, ..Verify::default() }) })
+            Verify { objects: 3, ..Verify::default() }
+        }
+        fn verify(&self) -> Option<Verify> {
+            (self.changes.load(Ordering::Relaxed) > 0).then(|| Verify { objects: 4, ..Verify::default() })
         }
     }
 
@@ -168,9 +178,12 @@ mod tests {
             assert!(status == 200 && body.starts_with(start), "{path}: {status} {body}");
             assert_eq!(asked(&node, "POST", path.trim_end_matches("?x"), false).await.0, 405, "{path}");
         }
-        for (method, path) in
-            [("POST", "/-/api/purge?x"), ("POST", "/-/api/verify"), ("GET", "/-/api/lookup?x"), ("GET", "/-/nothing")]
-        {
+        for (method, path) in [
+            ("POST", "/-/api/purge?x"),
+            ("POST", "/-/api/verify"),
+            ("GET", "/-/api/verify"),
+            ("GET", "/-/api/lookup?x"),
+        ] {
             assert_eq!(asked(&node, method, path, false).await.0, 404, "{path}");
         }
         assert_eq!(node.changes.load(Ordering::Relaxed), 0);
@@ -179,9 +192,11 @@ mod tests {
     #[tokio::test]
     async fn the_control_socket_can_change() {
         let node = Fake::default();
+        assert_eq!(asked(&node, "GET", "/-/api/verify", true).await.0, 404, "nobody has begun it");
         assert_eq!(asked(&node, "POST", "/-/api/purge?a%3Fb", true).await, (200, "3".into()));
         assert_eq!(asked(&node, "POST", "/-/api/purge?prefix=ab", true).await, (200, "3".into()));
         assert!(asked(&node, "POST", "/-/api/verify", true).await.1.contains("\"objects\":3"));
+        assert!(asked(&node, "GET", "/-/api/verify", true).await.1.contains("\"objects\":4"));
         assert_eq!(node.changes.load(Ordering::Relaxed), 3);
         assert_eq!(asked(&node, "GET", "/-/api/purge?x", true).await.0, 404, "reading changes nothing");
         let (status, body) = asked(&node, "GET", "/-/api/lookup?x%26y", true).await;

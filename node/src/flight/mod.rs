@@ -13,8 +13,8 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::Notify;
 use tokio::sync::futures::Notified;
+use tokio::sync::{Notify, oneshot, watch};
 
 use crate::classify::{Class, KeyHash, Url};
 use crate::fault::{Cause, Fault};
@@ -25,6 +25,7 @@ use crate::store::{Entry, Growing, Plan, Store};
 use crate::upstream::{Answer, Upstreams};
 
 pub use reader::Reader;
+pub use resume::strong_validator;
 
 /// With a digest known in advance, this many bytes at the end are held back until it matches (R8f).
 pub const HELD_BACK: u64 = 64 * 1024;
@@ -54,6 +55,12 @@ pub struct Departure {
     pub sources: Vec<Url>,
 }
 
+/// The flight that has begun, or why there is none.
+pub type Begun = Result<Arc<Flight>, NotBegun>;
+
+/// Why there is no flight, with the answer if it is still there.
+pub type NotBegun = (Fault, Option<Box<Answer>>);
+
 /// All flights of the node. Cheap to clone.
 #[derive(Clone)]
 pub struct Flights(Arc<Shared>);
@@ -64,6 +71,8 @@ struct Shared {
     ledger: Arc<Ledger>,
     clock: Clock,
     in_progress: Mutex<BTreeMap<KeyHash, Arc<Flight>>>,
+    /// The node stops: whoever moves bytes lets go.
+    stopping: watch::Sender<bool>,
 }
 
 /// One download in progress, or just ended.
@@ -74,8 +83,6 @@ pub struct Flight {
     phase: Mutex<Phase>,
     /// Bytes have arrived, or the phase has changed.
     news: Notify,
-    /// The node stops: whoever moves bytes lets go.
-    called_off: Notify,
     readers: AtomicUsize,
     had_readers: AtomicBool,
     side: Mutex<SideRequests>,
@@ -112,7 +119,14 @@ pub struct FlightStatus {
 
 impl Flights {
     pub fn new(store: Store, upstreams: Upstreams, ledger: Arc<Ledger>, clock: Clock) -> Self {
-        Self(Arc::new(Shared { store, upstreams, ledger, clock, in_progress: Mutex::default() }))
+        Self(Arc::new(Shared {
+            store,
+            upstreams,
+            ledger,
+            clock,
+            in_progress: Mutex::default(),
+            stopping: watch::Sender::new(false),
+        }))
     }
 
     /// The flight of this key, if one is in progress.
@@ -133,26 +147,24 @@ impl Flights {
     }
 
     /// Begins a flight. When the store cannot take it, the answer comes back with the reason, to be passed on as it is.
-    pub async fn start(&self, departure: Departure) -> Result<Arc<Flight>, (Fault, Box<Answer>)> {
+    pub async fn start(&self, departure: Departure) -> Begun {
+        let (begun, beginning) = oneshot::channel();
+        pump::launch(self.clone(), departure, begun);
+        beginning.await.unwrap_or_else(|_| Err((Fault::internal("a download could not begin"), None)))
+    }
+
+    /// Makes the file and enters the flight in the list. Blocks.
+    fn begin(&self, departure: Departure) -> Result<(Arc<Flight>, Answer, u64), NotBegun> {
         let Departure { plan, answer, taken_up, from, sources } = departure;
-        let growing = match taken_up {
-            Some(growing) => Ok(growing),
-            None => {
-                let store = self.0.store.clone();
-                let begun = tasks::blocking("begin a download", move || store.begin(plan)).await;
-                begun.unwrap_or_else(|panic| Err(Fault::internal(panic.to_string())))
-            }
-        };
-        let growing = match growing {
+        let growing = match taken_up.map_or_else(|| self.0.store.begin(plan), Ok) {
             Ok(growing) => growing,
-            Err(fault) => return Err((fault, Box::new(answer))),
+            Err(fault) => return Err((fault, Some(Box::new(answer)))),
         };
         let flight = Arc::new(Flight {
             sources,
             started: self.0.clock.now(),
             phase: Mutex::new(Phase::Flying),
             news: Notify::new(),
-            called_off: Notify::new(),
             readers: AtomicUsize::new(0),
             had_readers: AtomicBool::new(false),
             side: Mutex::default(),
@@ -160,8 +172,7 @@ impl Flights {
             growing,
         });
         self.0.in_progress().insert(flight.key(), flight.clone());
-        pump::launch(self.clone(), flight.clone(), answer, from);
-        Ok(flight)
+        Ok((flight, answer, from))
     }
 
     /// What is in progress now.
@@ -171,14 +182,10 @@ impl Flights {
 
     /// Ends all flights: what has arrived is kept and taken up again later (R8g).
     pub async fn suspend_all(&self) {
+        self.0.stopping.send_replace(true);
         let flights: Vec<_> = self.0.in_progress().values().cloned().collect();
         for flight in &flights {
-            if flight.is_complete() {
-                flight.landed().await;
-                continue;
-            }
-            flight.called_off.notify_one();
-            self.end(flight, Phase::Failed(Fault::internal("the node is stopping"))).await;
+            flight.landed().await;
         }
     }
 

@@ -4,16 +4,17 @@
 //! so a slow disk never holds a serving thread. Hashing runs behind it on another one.
 
 use std::ops::Range;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderMap, Method};
+use tokio::sync::oneshot;
 
 use super::resume::{self, Version};
-use super::{Flight, Flights, LONELY_MAX, Phase, SIDE_REQUESTS_MAX};
+use super::{Begun, Departure, Flight, Flights, LONELY_MAX, Phase, SIDE_REQUESTS_MAX};
 use crate::classify::Url;
 use crate::fault::{Cause, Fault, Retry};
 use crate::os::tasks;
@@ -36,33 +37,58 @@ pub(super) fn request(url: &Url, fields: HeaderMap) -> Request {
     Request { method: Method::GET, url: url.clone(), fields, body: None, patience }
 }
 
-/// Starts the tasks of a flight.
-pub(super) fn launch(flights: Flights, flight: Arc<Flight>, answer: Answer, from: u64) {
-    let side = tasks::spawn("side requests", side_requests(flights.clone(), flight.clone()));
+/// Work on a thread of its own until the node stops; what has all its bytes lands all the same.
+async fn unless_stopping<T>(flights: &Flights, flight: &Flight, work: impl Future<Output = T>) -> Option<T> {
+    let mut stopping = flights.0.stopping.subscribe();
+    let called_off = async {
+        let _ = stopping.wait_for(|stop| *stop).await;
+        if flight.is_complete() {
+            std::future::pending::<()>().await;
+        }
+    };
+    tokio::select! {
+        // First: where the runtime is going away no timer may be touched.
+        biased;
+        () = called_off => None,
+        done = work => Some(done),
+    }
+}
+
+/// Begins a flight and flies it, on one thread: what has arrived with the answer goes out without another hand-over. `begun`
+/// learns of the flight, or gets the answer back with the reason why there is none.
+pub(super) fn launch(flights: Flights, departure: Departure, begun: oneshot::Sender<Begun>) {
+    let launched = Arc::new(OnceLock::new());
     tasks::spawn("flight", async move {
         let flown = {
-            let (flights, flight) = (flights.clone(), flight.clone());
+            let (flights, launched) = (flights.clone(), launched.clone());
             tasks::on_own_thread("flight", async move {
-                tokio::select! {
-                    // First: where the runtime is going away no timer of a flight may be touched.
-                    biased;
-                    () = flight.called_off.notified() => None,
-                    flown = fly(&flights, &flight, answer, from) => Some(flown),
-                }
+                let (flight, answer, from) = match flights.begin(departure) {
+                    Ok(begun) => begun,
+                    Err(refused) => {
+                        let _ = begun.send(Err(refused));
+                        return None;
+                    }
+                };
+                let _ = launched.set(flight.clone());
+                // Whoever asked may have gone; the download goes on for those who come.
+                let _ = begun.send(Ok(flight.clone()));
+                let side = tasks::spawn("side requests", side_requests(flights.clone(), flight.clone()));
+                let flown = unless_stopping(&flights, &flight, fly(&flights, &flight, answer, from)).await;
+                side.abort();
+                Some(flown.unwrap_or_else(|| Err(Fault::internal("the node is stopping"))))
             })
             .await
         };
-        side.abort();
+        let Some(flight) = launched.get() else { return };
         let phase = match flown.unwrap_or_else(|panic| Some(Err(Fault::internal(panic.to_string())))) {
             Some(Ok(entry)) => Phase::Landed(entry),
             Some(Err(fault)) => {
                 tracing::warn!(url = %flight.plan().url, %fault, "a download ended early");
                 Phase::Failed(fault)
             }
-            // Who called it off has ended it.
             None => return,
         };
-        flights.end(&flight, phase).await;
+        flights.end(flight, phase).await;
     });
 }
 
@@ -124,6 +150,9 @@ async fn land(flight: &Arc<Flight>, hasher: Hasher, total: u64) -> Result<Arc<En
     flight.growing.publish().await
 }
 
+/// Bytes that are passed on at once at the beginning of a download.
+const FIRST: usize = 64 * 1024;
+
 /// A body being received.
 struct Transfer {
     answer: Answer,
@@ -147,9 +176,13 @@ impl Transfer {
                 continue;
             }
             let fits = chunk.len().min(usize::try_from(flight.room_at(self.at)).unwrap_or(usize::MAX));
-            flight.growing.write_at(self.at, &chunk[..fits])?;
-            self.at += fits as u64;
-            flight.news.notify_waiters();
+            // The first bytes go out before the rest of a long chunk is written.
+            let first = if self.at == 0 { fits.min(FIRST) } else { fits };
+            for part in [&chunk[..first], &chunk[first..fits]] {
+                flight.growing.write_at(self.at, part)?;
+                self.at += part.len() as u64;
+                flight.news.notify_waiters();
+            }
             hasher.wake();
             match total {
                 _ if fits == chunk.len() => {}
@@ -358,10 +391,13 @@ async fn side_requests(flights: Flights, flight: Arc<Flight>) {
         tasks::spawn("side request", async move {
             let fetched = {
                 let (flights, flight, gap) = (flights.clone(), flight.clone(), gap.clone());
-                tasks::on_own_thread("side request", async move { fetch_aside(&flights, &flight, gap).await }).await
+                tasks::on_own_thread("side request", async move {
+                    unless_stopping(&flights, &flight, fetch_aside(&flights, &flight, gap)).await
+                })
+                .await
             };
             flight.side().under_way.retain(|r| *r != gap);
-            if !matches!(fetched, Ok(Ok(()))) {
+            if !matches!(fetched, Ok(Some(Ok(())))) {
                 flight.side().impossible.store(true, Ordering::Relaxed);
             }
             flight.news.notify_waiters();
@@ -374,7 +410,7 @@ async fn fetch_aside(flights: &Flights, flight: &Flight, gap: Range<u64>) -> Res
     let plan = flight.plan();
     let version =
         Version { fields: &plan.head.fields, total: flight.growing.total(), digest_known: plan.digest.is_some() };
-    if resume::validator(version.fields).is_none() && !version.digest_known {
+    if resume::strong_validator(version.fields).is_none() && !version.digest_known {
         return Err(Fault::internal("the version cannot be named"));
     }
     let Some(url) = flight.sources.first() else { return Err(Fault::internal("a download without a source")) };

@@ -9,7 +9,7 @@ use http::StatusCode;
 
 use super::resume::{self, Version};
 use super::{Flight, Phase};
-use crate::fault::{Fault, Whose};
+use crate::fault::{Cause, Fault, Whose};
 use crate::os::mapping::Mapping;
 use crate::upstream::{AnswerBody, Upstreams};
 
@@ -38,6 +38,8 @@ impl Reader {
     pub(super) fn new(flight: Arc<Flight>) -> Self {
         flight.readers.fetch_add(1, Ordering::Relaxed);
         flight.had_readers.store(true, Ordering::Relaxed);
+        // The download may be waiting for somebody to come.
+        flight.news.notify_waiters();
         Self { flight, detour: None }
     }
 
@@ -70,7 +72,7 @@ impl Reader {
             match wait(&self.flight, &range).await {
                 Ok(Wait::End) => return Ok(None),
                 Ok(Wait::Ready(end)) => return read(&self.flight, range.start..end.min(range.end)).await.map(Some),
-                Err(fault) if fault.whose == Whose::Disk => {
+                Err(fault) if could_not_be_kept(&fault) => {
                     self.detour = Some(take_detour(&self.flight, range.start, fault, upstreams).await?);
                 }
                 Err(fault) => return Err(fault),
@@ -110,6 +112,11 @@ impl Drop for Reader {
     }
 }
 
+/// Upstream was fine, only the store could not go on.
+fn could_not_be_kept(fault: &Fault) -> bool {
+    fault.whose == Whose::Disk || matches!(fault.cause, Cause::TooLarge { .. })
+}
+
 async fn wait(flight: &Flight, range: &Range<u64>) -> Result<Wait, Fault> {
     loop {
         let news = flight.news();
@@ -145,8 +152,9 @@ async fn take_detour(flight: &Flight, from: u64, fault: Fault, upstreams: &Upstr
     let version = Version { fields: &plan.head.fields, total: flight.growing.total(), digest_known: false };
     let question = resume::question(version, from, None, true);
     let Some(url) = flight.sources.first() else { return Err(fault) };
-    // Nothing could be compared here, and no digest is checked: only a validator that upstream confirms will do.
-    if resume::validator(&plan.head.fields).is_none() || plan.digest.is_some() {
+    // Nothing could be compared here: only a validator that upstream confirms will do. No digest is checked, either, as
+    // with everything else that is passed on; the client does that.
+    if resume::strong_validator(&plan.head.fields).is_none() {
         return Err(fault);
     }
     let answer = upstreams.fetch(super::pump::request(url, question.fields.clone())).await?;

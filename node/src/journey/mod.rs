@@ -13,6 +13,7 @@ mod reply;
 pub mod rfc9111;
 mod segments;
 mod select;
+mod shortcut;
 pub mod target;
 
 use std::sync::{Arc, PoisonError};
@@ -22,17 +23,20 @@ use http::{HeaderMap, HeaderValue, Method, StatusCode};
 
 pub use reply::{Content, Reply, Stored};
 pub use segments::{Segment, Segments};
+pub use shortcut::{Line, LineRef, Shortcut};
 
 use crate::classify::{Classified, Url, classify};
 use crate::config;
 use crate::fault::{Cause, Fault};
 use crate::flight::{Flight, Flights, Reader};
 use crate::ledger::{Ledger, Outcome};
-use crate::os::clock::Clock;
+use crate::os::clock::{Clock, Timestamp};
+use crate::repos::Configured;
 use crate::store::{Blob, Entry, Store};
 use crate::upstream::{OutBody, Upstreams};
 use ask::{Question, Questions, Resolution};
 use freshness::{Decision, Demand, Known};
+use shortcut::Shortcuts;
 
 /// A request that has been given a name.
 pub struct Asked {
@@ -45,6 +49,8 @@ pub struct Asked {
     pub sources: Vec<Url>,
     /// The client's fields as they came.
     pub fields: HeaderMap,
+    /// The request line, if it may be remembered.
+    pub line: Option<Line>,
 }
 
 /// What the journey is configured with.
@@ -53,6 +59,8 @@ pub struct Options {
     /// In `Via` and `Cache-Status`.
     pub name: String,
     pub freshness: config::Freshness,
+    /// Where else that can be had of which a stored object is damaged.
+    pub repos: Arc<Configured>,
 }
 
 /// The journey of requests through this node. Cheap to clone.
@@ -68,6 +76,7 @@ struct Parts {
     ledger: Arc<Ledger>,
     clock: Clock,
     questions: Questions,
+    shortcuts: Shortcuts,
 }
 
 type Cached = Option<(Arc<Entry>, Arc<Blob>)>;
@@ -83,8 +92,8 @@ impl Journey {
     ) -> Result<Self, Fault> {
         let via = HeaderValue::try_from(format!("1.1 {} (imirror)", options.name))
             .map_err(|_| Fault::internal("the name of this node cannot stand in a header field"))?;
-        let questions = Questions::default();
-        Ok(Self(Arc::new(Parts { options, via, store, flights, upstreams, ledger, clock, questions })))
+        let (questions, shortcuts) = (Questions::default(), Shortcuts::default());
+        Ok(Self(Arc::new(Parts { options, via, store, flights, upstreams, ledger, clock, questions, shortcuts })))
     }
 
     pub fn upstreams(&self) -> &Upstreams {
@@ -148,10 +157,15 @@ impl Journey {
     async fn serve(&self, asked: &Asked, classified: Classified) -> Result<Reply, Fault> {
         let key = asked.key.key_hash();
         let demand = Demand::of(&asked.fields);
-        if let Some((entry, blob)) = self.0.store.lookup_hot(&key)
-            && self.decide(&classified, Some(&entry), demand) == Decision::Serve
+        if let Some(hot) = self.0.store.lookup_hot(&key)
+            && self.decide(&classified, Some(&hot.entry), demand) == Decision::Serve
         {
-            return Ok(self.stored_reply(asked, entry, blob, Outcome::Hit));
+            self.0.store.touch(&hot.entry, self.0.clock.now());
+            let reply = self.stored_reply(asked, hot.entry.clone(), hot.blob.clone(), Outcome::Hit);
+            if let Some(line) = &asked.line {
+                self.remember(line, &asked.url, &classified, &hot, &reply);
+            }
+            return Ok(reply);
         }
         let flight = self.0.flights.join_in_the_air(&key).await;
         let cached = self.cached(asked).await;
@@ -179,12 +193,7 @@ impl Journey {
     }
 
     fn decide(&self, classified: &Classified, entry: Option<&Arc<Entry>>, demand: Demand) -> Decision {
-        let now = self.0.clock.now();
-        let known = entry.map(|entry| Known {
-            unconfirmed_for: now.since(entry.confirmed_at()),
-            immutable: classified.digest.is_some() && entry.digest == classified.digest,
-            lifetime: freshness::lifetime(&entry.head.fields),
-        });
+        let known = entry.map(|entry| known(classified, entry, self.0.clock.now()));
         freshness::decide(classified.class, known, demand, &self.0.options.freshness)
     }
 
@@ -241,7 +250,7 @@ impl Journey {
         let question = Question {
             key: entry.key,
             url: entry.url.clone(),
-            sources: vec![entry.url.clone()],
+            sources: self.0.options.repos.resolve(&entry.url).sources,
             classified: classify(&entry.url),
             cached: None,
             insist: false,
@@ -271,9 +280,18 @@ impl Journey {
     }
 }
 
+fn known(classified: &Classified, entry: &Entry, now: Timestamp) -> Known {
+    Known {
+        unconfirmed_for: now.since(entry.confirmed_at()),
+        immutable: classified.digest.is_some() && entry.digest == classified.digest,
+        lifetime: freshness::lifetime(&entry.head.fields),
+    }
+}
+
 fn same_version(entry: &Entry, flight: &Flight) -> bool {
     let plan = flight.plan();
-    let same = freshness::compare(&entry.head.fields, entry.size, &plan.head.fields) == freshness::Version::Same;
+    let compared = freshness::compare(&entry.head.fields, entry.size, &plan.head.fields, true);
+    let same = compared == freshness::Version::Same;
     let digest = plan.digest.is_some() && plan.digest == entry.digest;
     (same || digest) && flight.total() == Some(entry.size)
 }

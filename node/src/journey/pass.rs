@@ -36,7 +36,7 @@ impl Journey {
         let conditional = asked.fields.iter().filter(|(name, _)| name.as_str().starts_with("if-") || **name == RANGE);
         fields.extend(conditional.map(|(name, value)| (name.clone(), value.clone())));
         let mut last = Fault::internal("there is nobody to ask");
-        for url in &asked.sources {
+        for url in &self.in_order(&asked.sources) {
             let request = Request {
                 method: asked.method.clone(),
                 url: url.clone(),
@@ -61,7 +61,13 @@ impl Journey {
         append_via(&mut fields, &self.0.via);
         fields.append(CACHE_STATUS, self.cache_status(Outcome::Pass));
         let from = Some(answer.via.to_string());
-        Reply { status: answer.status, fields, content: Content::Passed(answer.body), outcome: Outcome::Pass, from }
+        Reply {
+            status: answer.status,
+            fields,
+            content: Content::Passed(Box::new(answer.body)),
+            outcome: Outcome::Pass,
+            from,
+        }
     }
 
     pub(super) fn small_reply(&self, asked: &Asked, answer: &SmallAnswer) -> Reply {

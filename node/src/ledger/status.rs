@@ -221,6 +221,8 @@ pub struct Verify {
     /// Objects that were damaged or missing and have been dropped.
     pub dropped: u64,
     pub finished: bool,
+    /// It ended early; the node's log says why.
+    pub failed: bool,
 }
 
 /// Times as `2026-11-01T09:43:05.123Z`.

@@ -70,14 +70,24 @@ impl Mapping {
         (offset < self.len).then_some(offset as u64)
     }
 
-    /// Tells the kernel that the range will be read soon. Only advice: errors do not matter.
-    pub fn will_need(&self, range: Range<u64>) {
-        let _ = rustix::fs::fadvise(
-            &self.file,
-            range.start,
-            std::num::NonZeroU64::new(range.end.saturating_sub(range.start)),
-            rustix::fs::Advice::WillNeed,
-        );
+    /// Does the range lie in the page cache, so that sending it waits for no disk? Of longer ranges some pages are looked at,
+    /// one every 256 KiB and the last: what was read together mostly goes together. A kernel that does not tell is taken to
+    /// say yes.
+    pub fn is_resident(&self, range: Range<u64>) -> bool {
+        let (Ok(start), Ok(end)) = (usize::try_from(range.start), usize::try_from(range.end.min(self.len()))) else {
+            return false;
+        };
+        let looked_at = (start..end).step_by(256 * 1024).chain(end.checked_sub(1));
+        looked_at.filter(|at| *at >= start).all(|at| self.is_page_resident(at))
+    }
+
+    fn is_page_resident(&self, at: usize) -> bool {
+        let page = rustix::param::page_size();
+        let from = at / page * page;
+        let mut state = [0];
+        // SAFETY: the page lies inside the live mapping; `state` has a byte for it.
+        let told = unsafe { libc::mincore(self.base.byte_add(from), page.min(self.len - from), state.as_mut_ptr()) };
+        told != 0 || state[0] & 1 == 1
     }
 
     fn as_slice(&self) -> &[u8] {
@@ -121,6 +131,24 @@ mod tests {
         assert_eq!(mapping.bytes(6..11), Bytes::new());
         drop(mapping);
         assert_eq!(slice, "345");
+    }
+
+    #[test]
+    fn what_has_just_been_written_is_resident() {
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(&vec![1; 10_000_000]).unwrap();
+        let mapping = Mapping::new(file, 10_000_000).unwrap();
+        assert!(mapping.is_resident(0..10_000_000));
+        assert!(mapping.is_resident(9_999_999..20_000_000));
+        assert!(Mapping::new(tempfile::tempfile().unwrap(), 0).unwrap().is_resident(0..0));
+    }
+
+    #[test]
+    fn a_hole_is_not_resident() {
+        let file = tempfile::NamedTempFile::new_in(env!("CARGO_MANIFEST_DIR")).unwrap();
+        file.as_file().set_len(1_000_000).unwrap();
+        let mapping = Mapping::new(file.reopen().unwrap(), 1_000_000).unwrap();
+        assert!(!mapping.is_resident(0..10));
     }
 
     #[test]

@@ -1,9 +1,13 @@
 //! Listening sockets and the addresses of this machine.
 
+use std::fs::Permissions;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 
-use socket2::{Domain, Protocol, Socket, Type};
+use rustix::fs::Mode;
+use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
 /// A TCP listener; one on `[::]` takes IPv4 too. Where the machine has no IPv6, `[::]` means all of IPv4.
 pub fn listen_tcp(address: SocketAddr) -> io::Result<tokio::net::TcpListener> {
@@ -31,6 +35,18 @@ fn no_ipv6(error: &io::Error) -> bool {
         || error.raw_os_error() == Some(rustix::io::Errno::AFNOSUPPORT.raw_os_error())
 }
 
+/// A listening socket in the file system that nobody but this user can ever connect to, whatever the umask.
+pub fn listen_unix(path: &Path) -> io::Result<tokio::net::UnixListener> {
+    let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+    // The kernel gives the file the mode of the socket, less the umask.
+    rustix::fs::fchmod(&socket, Mode::RUSR | Mode::WUSR)?;
+    socket.bind(&SockAddr::unix(path)?)?;
+    std::fs::set_permissions(path, Permissions::from_mode(0o600))?;
+    socket.listen(64)?;
+    socket.set_nonblocking(true)?;
+    tokio::net::UnixListener::from_std(socket.into())
+}
+
 /// The address from which this machine would reach others; asks the routing table, sends nothing.
 pub fn own_address() -> Option<IpAddr> {
     let towards = |local: &str, remote: &str| {
@@ -40,6 +56,11 @@ pub fn own_address() -> Option<IpAddr> {
     };
     // Addresses that are set aside for documentation (RFC 5737, RFC 3849).
     towards("0.0.0.0:0", "192.0.2.1:9").or_else(|| towards("[::]:0", "[2001:db8::1]:9"))
+}
+
+/// Is it an address of this machine? It is when a socket can be bound to it.
+pub fn is_local(address: IpAddr) -> bool {
+    std::net::UdpSocket::bind((address, 0)).is_ok()
 }
 
 /// Lets this process open as many files as it may; returns how many.

@@ -22,17 +22,21 @@ use tokio::net::TcpStream;
 use super::mapping::Mapping;
 
 /// Most bytes that one `sendfile` call may move, so that one fast reader does not hold a thread for long.
-const PIECE_MAX: usize = 512 * 1024;
+const PIECE_MAX: usize = 2 * 1024 * 1024;
 
 /// Mappings noted but not yet seen on their way out. More than this are stale: hyper buffers few frames.
 const NOTED_MAX: usize = 16;
 
-/// Bytes of all connections that went out by `sendfile`: lets a test see that the short cut is taken.
-pub static SENDFILE_BYTES: AtomicU64 = AtomicU64::new(0);
-
 /// What a body tells its connection with each frame: a slice of this mapping is coming. Cheap to clone.
 #[derive(Debug, Clone, Default)]
-pub struct Outbox(Arc<Mutex<VecDeque<Arc<Mapping>>>>);
+pub struct Outbox(Arc<Noted>);
+
+#[derive(Debug, Default)]
+struct Noted {
+    mappings: Mutex<VecDeque<Arc<Mapping>>>,
+    /// Bytes that went out by `sendfile`: lets a test see that the short cut is taken.
+    sent: AtomicU64,
+}
 
 impl Outbox {
     /// Notes that the next frame is a slice of this mapping.
@@ -61,7 +65,7 @@ impl Outbox {
     }
 
     fn lock(&self) -> MutexGuard<'_, VecDeque<Arc<Mapping>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.mappings.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -117,7 +121,7 @@ impl SendfileStream {
                 // Somebody shortened a file of the store: break off rather than touch the missing pages.
                 0 => Err(io::ErrorKind::UnexpectedEof.into()),
                 sent => {
-                    SENDFILE_BYTES.fetch_add(sent as u64, Ordering::Relaxed);
+                    self.outbox.0.sent.fetch_add(sent as u64, Ordering::Relaxed);
                     Ok(sent)
                 }
             }
@@ -201,7 +205,7 @@ mod tests {
         let (content, mapping) = mapping(3_000_000);
         let slice = mapping.bytes(5..2_999_000);
         server.outbox().note(&mapping);
-        let before = SENDFILE_BYTES.load(Ordering::Relaxed);
+        let outbox = server.outbox();
         let sender = crate::os::tasks::spawn("test", async move {
             let mut bufs = [IoSlice::new(b"head"), IoSlice::new(&slice), IoSlice::new(b"tail")];
             let mut bufs = &mut bufs[..];
@@ -217,7 +221,7 @@ mod tests {
         sender.await.unwrap();
         assert!(got.starts_with(b"head") && got.ends_with(b"tail"));
         assert_eq!(&got[4..got.len() - 4], &content[5..2_999_000]);
-        assert!(SENDFILE_BYTES.load(Ordering::Relaxed) - before >= 2_998_995);
+        assert_eq!(outbox.0.sent.load(Ordering::Relaxed), 2_998_995);
     }
 
     #[tokio::test]

@@ -24,6 +24,12 @@ where
     tokio::task::spawn_blocking(work)
 }
 
+/// This thread works when nobody else does.
+pub fn lowest_priority() {
+    // On Linux a priority is a thread's own; without it the work is done all the same.
+    let _ = rustix::process::setpriority_process(None, 19);
+}
+
 /// Runs a future on a thread of the pool for blocking work, where it may block between its waits.
 pub fn on_own_thread<F>(name: &'static str, future: F) -> JoinHandle<F::Output>
 where

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use blake3::hazmat::ChainingValue;
 use bytes::Bytes;
+use rustix::io::Errno;
 
 use super::files::{self, Files};
 use super::groups::{self, GROUP};
@@ -21,11 +22,14 @@ use crate::os::clock::{Clock, Timestamp};
 use crate::os::mapping::Mapping;
 use crate::os::tasks;
 
-/// Objects up to this size are kept in memory while they are hot.
-pub(super) const IN_MEMORY_MAX: u64 = 32 * 1024;
+/// Objects up to this size are kept in memory while they are hot; for larger ones `sendfile` costs less than a copy.
+const IN_MEMORY_MAX: u64 = 8 * 1024;
 
 /// After this long the file is looked at again before its bytes go out (it may have been cut, or left the page cache).
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
+
+/// Of longer ranges every one is looked for in the page cache.
+const SMALL: u64 = 64 * 1024;
 
 /// Most bytes checked by one call.
 const CHECK_MAX: u64 = 4 * 1024 * 1024;
@@ -76,7 +80,11 @@ impl Blob {
     pub(super) fn open(files: &Files, entry: &Entry, clock: &Clock) -> Result<Self, Fault> {
         let path = files.object(&entry.object);
         let corrupt = || Fault::new(Cause::Corrupt { object: entry.object.to_string().into() });
-        let file = files::open_plain(&path).map_err(|_| corrupt())?;
+        let file = files::open_plain(&path).map_err(|e| match Errno::from_io_error(&e) {
+            // The object is not to blame.
+            Some(Errno::MFILE | Errno::NFILE | Errno::NOMEM) => Fault::internal(format!("opening an object: {e}")),
+            _ => corrupt(),
+        })?;
         let stamp = Stamp::of(&file).map_err(|e| Fault::disk(path.display(), &e))?;
         if stamp.size != entry.size {
             return Err(corrupt());
@@ -137,17 +145,19 @@ impl Blob {
         }
     }
 
-    /// The bytes, if they have been checked and lie at hand. Never blocks.
+    /// Bytes of memory that it takes to keep this at hand, roughly.
+    pub(super) fn overhead(&self) -> u64 {
+        match &self.content {
+            Content::Memory(bytes) => bytes.len() as u64,
+            Content::File(mapped) => (mapped.values.len() * size_of::<ChainingValue>()) as u64,
+        }
+    }
+
+    /// The bytes, if they have been checked and lie at hand. Never waits for a disk.
     pub fn ready(&self, range: Range<u64>) -> Option<Bytes> {
         match &self.content {
             Content::Memory(bytes) => Some(bytes.slice(to_usize(&range)?)),
-            Content::File(mapped) => {
-                let looked = Timestamp(mapped.looked_at.load(Ordering::Relaxed));
-                let usable = self.clock.now().since(looked) < LOOK_AGAIN
-                    && !mapped.damaged.load(Ordering::Relaxed)
-                    && mapped.has_checked(&range);
-                usable.then(|| mapped.mapping.bytes(range))
-            }
+            Content::File(mapped) => mapped.is_ready(&range, self.clock.now()).then(|| mapped.mapping.bytes(range)),
         }
     }
 
@@ -161,12 +171,19 @@ impl Blob {
         checked.unwrap_or_else(|panic| Err(Fault::internal(panic.to_string())))
     }
 
-    /// Reads and compares what has not been checked of the range. Blocks.
+    /// Reads and compares the range: what has not been checked, or has to be read from the disk again anyway. Blocks.
     pub(super) fn check(&self, range: Range<u64>) -> Result<Bytes, Fault> {
         let Content::File(mapped) = &self.content else {
             return self.ready(range).ok_or_else(|| Fault::internal("a range outside of its object"));
         };
         let range = range.start..range.end.min(range.start + CHECK_MAX).min(self.len);
+        if mapped.is_ready(&range, self.clock.now()) {
+            return Ok(mapped.mapping.bytes(range));
+        }
+        self.check_anew(mapped, range)
+    }
+
+    fn check_anew(&self, mapped: &Mapped, range: Range<u64>) -> Result<Bytes, Fault> {
         let corrupt = |_| {
             mapped.damaged.store(true, Ordering::Relaxed);
             Fault::new(Cause::Corrupt { object: self.object.to_string().into() })
@@ -177,15 +194,9 @@ impl Blob {
         if Stamp::of(mapped.mapping.file()).map_err(|_| corrupt(()))? != mapped.stamp {
             return Err(corrupt(()));
         }
-        if mapped.has_checked(&range) {
-            mapped.mapping.will_need(range.clone());
-        }
         let mut buffer = Vec::new();
         for index in range.start / GROUP..range.end.div_ceil(GROUP) {
             let group = index * GROUP..((index + 1) * GROUP).min(self.len);
-            if mapped.has_checked(&group) {
-                continue;
-            }
             buffer.resize(usize::try_from(group.end - group.start).unwrap_or(0), 0);
             mapped.mapping.file().read_exact_at(&mut buffer, group.start).map_err(|_| corrupt(()))?;
             let value = usize::try_from(index).ok().and_then(|i| mapped.values.get(i));
@@ -200,9 +211,12 @@ impl Blob {
 
     /// Checks everything anew, whatever has been checked before. Blocks.
     pub(super) fn check_all(&self) -> Result<(), Fault> {
+        let Content::File(mapped) = &self.content else { return Ok(()) };
         let mut at = 0;
         while at < self.len {
-            at += (self.check(at..self.len)?.len() as u64).max(1);
+            let end = (at + CHECK_MAX).min(self.len);
+            self.check_anew(mapped, at..end)?;
+            at = end;
         }
         Ok(())
     }
@@ -219,6 +233,27 @@ impl Mapped {
             looked_at: AtomicU64::new(0),
             damaged: AtomicBool::new(false),
         }
+    }
+
+    /// Checked, still the file that was checked, and in the page cache. Takes a microsecond; a disk is not touched.
+    fn is_ready(&self, range: &Range<u64>, now: Timestamp) -> bool {
+        if self.damaged.load(Ordering::Relaxed) || !self.has_checked(range) {
+            return false;
+        }
+        let recent = now.since(Timestamp(self.looked_at.load(Ordering::Relaxed))) < LOOK_AGAIN;
+        if recent && range.end - range.start <= SMALL && self.len() <= SMALL {
+            return true;
+        }
+        let same = recent || Stamp::of(self.mapping.file()).is_ok_and(|stamp| stamp == self.stamp);
+        let ready = same && self.mapping.is_resident(range.clone());
+        if ready {
+            self.looked_at.store(now.0, Ordering::Relaxed);
+        }
+        ready
+    }
+
+    fn len(&self) -> u64 {
+        self.mapping.len()
     }
 
     fn has_checked(&self, range: &Range<u64>) -> bool {
@@ -274,4 +309,120 @@ fn hash_file(file: &File, len: u64) -> Option<Vec<ChainingValue>> {
 fn to_usize(range: &Range<u64>) -> Option<Range<usize>> {
     let (start, end) = (usize::try_from(range.start).ok()?, usize::try_from(range.end).ok()?);
     (start <= end).then_some(start..end)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::Store;
+    use crate::store::tests::{flip, put, store_in};
+
+    const URL: &str = "http://example.org/p";
+    const G: usize = GROUP as usize;
+
+    fn content(len: usize) -> Vec<u8> {
+        (0..len).map(|i| (i * 37 % 241) as u8 ^ (i >> 16) as u8).collect()
+    }
+
+    /// A stored object, opened as after a start.
+    async fn stored(store: &Store, content: &[u8]) -> (Arc<Entry>, Blob) {
+        let entry = put(store, URL, content).await;
+        let blob = Blob::open(store.files(), &entry, store.clock()).unwrap();
+        (entry, blob)
+    }
+
+    #[tokio::test]
+    async fn what_was_stored_comes_back_at_every_length() {
+        for len in [0, 1, IN_MEMORY_MAX as usize, IN_MEMORY_MAX as usize + 1, G - 1, G, G + 1, 2 * G, 3 * G + 5] {
+            let dir = tempfile::tempdir().unwrap();
+            let (store, _) = store_in(&dir);
+            let content = content(len);
+            let (_, blob) = stored(&store, &content).await;
+            assert_eq!((blob.len(), blob.in_memory()), (len as u64, len as u64 <= IN_MEMORY_MAX), "{len}");
+            let blob = Arc::new(blob);
+            assert_eq!(blob.bytes(0..len as u64).await.unwrap(), content, "{len}");
+            blob.check_all().unwrap();
+        }
+    }
+
+    #[tokio::test]
+    async fn bytes_are_ready_only_after_they_were_checked() {
+        let dir = tempfile::tempdir().unwrap();
+        let (store, clock) = store_in(&dir);
+        let content = content(4 * G);
+        let (_, blob) = stored(&store, &content).await;
+        assert!(blob.ready(0..10).is_none());
+        blob.check(GROUP + 1..GROUP + 2).unwrap();
+        assert_eq!(blob.ready(GROUP..2 * GROUP).unwrap(), content[G..2 * G], "its group was checked");
+        assert!(blob.ready(GROUP - 1..GROUP).is_none() && blob.ready(GROUP..2 * GROUP + 1).is_none());
+        clock.advance(LOOK_AGAIN);
+        assert!(blob.ready(GROUP..2 * GROUP).is_some(), "the file is looked at again, and is the same");
+        assert!(blob.ready(0..GROUP).is_none());
+    }
+
+    #[tokio::test]
+    async fn damage_is_seen_in_each_group_and_only_there() {
+        for damaged in 0..4u64 {
+            let dir = tempfile::tempdir().unwrap();
+            let (store, _) = store_in(&dir);
+            let content = content(3 * G + 100);
+            let entry = put(&store, URL, &content).await;
+            flip(&store, URL, damaged * GROUP + 50);
+            let open = || Blob::open(store.files(), &entry, store.clock()).unwrap();
+            for group in 0..4 {
+                let checked = open().check(group * GROUP..group * GROUP + 1);
+                assert_eq!(checked.is_err(), group == damaged, "group {group}, damaged {damaged}");
+            }
+            let blob = open();
+            assert!(matches!(blob.check_all().unwrap_err().cause, Cause::Corrupt { .. }));
+            // Nothing more is handed out of an object that is known to be damaged.
+            assert!(blob.ready(0..1).is_none() && blob.check(0..1).is_err());
+        }
+    }
+
+    #[tokio::test]
+    async fn a_file_that_changes_while_it_is_open_is_not_handed_out() {
+        let dir = tempfile::tempdir().unwrap();
+        let (store, clock) = store_in(&dir);
+        let (entry, blob) = stored(&store, &content(3 * G)).await;
+        blob.check_all().unwrap();
+        let file = File::options().write(true).open(store.files().object(&entry.object)).unwrap();
+        file.set_len(2 * GROUP).unwrap();
+        clock.advance(LOOK_AGAIN);
+        assert!(blob.ready(0..10).is_none() && blob.check(0..10).is_err(), "also of what is still there");
+        assert!(Blob::open(store.files(), &entry, store.clock()).is_err());
+    }
+
+    #[tokio::test]
+    async fn a_small_object_is_checked_when_it_is_opened() {
+        for len in [1, IN_MEMORY_MAX as usize, G] {
+            let dir = tempfile::tempdir().unwrap();
+            let (store, _) = store_in(&dir);
+            let (entry, _) = stored(&store, &content(len)).await;
+            flip(&store, URL, len as u64 - 1);
+            let opened = Blob::open(store.files(), &entry, store.clock());
+            assert!(matches!(opened.unwrap_err().cause, Cause::Corrupt { .. }), "{len}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_lost_or_torn_list_is_made_anew_from_right_content_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let (store, _) = store_in(&dir);
+        let (entry, _) = stored(&store, &content(3 * G)).await;
+        let list = store.files().values(&entry.object);
+        let right = std::fs::read(&list).unwrap();
+        assert_eq!(right.len(), 3 * 32);
+        let mut bent = right.clone();
+        bent[40] ^= 1;
+        for wrong in [&right[..0], &right[..64], &right[..95], &bent] {
+            std::fs::write(&list, wrong).unwrap();
+            Blob::open(store.files(), &entry, store.clock()).unwrap().check_all().unwrap();
+            assert_eq!(std::fs::read(&list).unwrap(), right);
+        }
+        std::fs::remove_file(&list).unwrap();
+        flip(&store, URL, 70_000);
+        assert!(Blob::open(store.files(), &entry, store.clock()).is_err());
+        assert!(!list.exists());
+    }
 }

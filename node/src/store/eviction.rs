@@ -7,6 +7,33 @@
 
 use crate::classify::Class;
 use crate::os::clock::Timestamp;
+use crate::os::disk::Space;
+
+/// What is used and what may be.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Room {
+    /// Bytes of objects: they can go.
+    pub(super) stored: u64,
+    /// Bytes of downloads: they cannot.
+    pub(super) growing: u64,
+    pub(super) limit: u64,
+    pub(super) space: Space,
+}
+
+impl Room {
+    /// The most that could ever be added, if all objects went.
+    pub(super) fn most(&self) -> u64 {
+        let by_limit = self.limit.saturating_sub(self.growing);
+        by_limit.min((self.space.free + self.stored).saturating_sub(self.space.reserve()))
+    }
+
+    /// Bytes of objects that have to go before `incoming` more may come.
+    pub(super) fn surplus(&self, incoming: u64) -> u64 {
+        let over = (self.stored + self.growing).saturating_add(incoming).saturating_sub(self.limit);
+        let short = incoming.saturating_add(self.space.reserve()).saturating_sub(self.space.free);
+        over.max(short)
+    }
+}
 
 /// What is known of a candidate.
 #[derive(Debug, Clone, Copy)]
@@ -35,6 +62,20 @@ pub(super) fn worth(candidate: &Candidate, now: Timestamp) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn room_keeps_the_limit_and_the_reserve() {
+        let space = Space { total: 1000, free: 300 };
+        let room = Room { stored: 200, growing: 100, limit: 400, space };
+        assert_eq!((room.surplus(0), room.surplus(100), room.surplus(150)), (0, 0, 50), "the limit");
+        let room = Room { limit: 5000, ..room };
+        assert_eq!((room.surplus(250), room.surplus(251), room.most()), (0, 1, 450), "a twentieth stays free");
+        // Others have filled the disk: the reserve is made free again, and no more is possible than that.
+        let room = Room { space: Space { total: 1000, free: 0 }, stored: 30, ..room };
+        assert_eq!((room.surplus(0), room.most()), (50, 0));
+        assert_eq!(Room { limit: 100, ..room }.most(), 0);
+        assert_eq!(room.surplus(u64::MAX), u64::MAX);
+    }
 
     #[test]
     fn the_big_the_unused_and_the_old_go_first() {

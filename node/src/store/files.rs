@@ -6,13 +6,16 @@
 //! objects/ab/<blake3>.<key>.entry  what the index knows of a key that names it
 //! partial/<key>                    a download in progress, or broken off
 //! partial/<key>.journal            what is there of it
-//! index.redb  lock  clean  format
+//! index.redb  lock  clean  format  scrub
 //! ```
 
+use std::collections::HashSet;
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write};
+use std::io::{self, ErrorKind, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+
+use rustix::fs::OFlags;
 
 use super::ObjectId;
 use super::object::{Entry, EntryOnDisk};
@@ -32,19 +35,32 @@ impl Files {
     pub(super) fn create(root: &Path) -> Result<Self, Fault> {
         let files = Self { root: root.to_owned() };
         make_dir(root)?;
-        match fs::read_to_string(files.path("format")) {
-            Ok(format) if format == FORMAT => {}
-            Ok(_) => files.set_aside(&["objects", "partial", "index.redb"])?,
-            Err(_) => {}
+        let format = fs::read_to_string(files.path("format")).ok();
+        if format.as_deref() != Some(FORMAT) {
+            if format.is_some() {
+                files.set_aside(&["objects", "partial", "index.redb"])?;
+            }
+            write_whole(&files.path("format"), FORMAT.as_bytes()).map_err(|e| cannot("write to", root, &e))?;
         }
-        write_whole(&files.path("format"), FORMAT.as_bytes()).map_err(|e| cannot("write to", root, &e))?;
         for dir in ["objects", "partial"] {
             make_dir(&files.path(dir))?;
         }
         for first in 0..=255u8 {
             make_dir(&files.path("objects").join(format!("{first:02x}")))?;
         }
+        files.check_writable().map_err(|e| cannot("write to", root, &e))?;
         Ok(files)
+    }
+
+    /// Can files be made here? That there is no room for what is in them is no reason not to serve.
+    pub(super) fn check_writable(&self) -> io::Result<()> {
+        let probe = self.path("partial").join("probe");
+        options().write(true).create(true).open(&probe).and_then(|_| fs::remove_file(&probe)).or_else(|e| {
+            match e.kind() {
+                ErrorKind::StorageFull | ErrorKind::QuotaExceeded => Ok(()),
+                _ => Err(e),
+            }
+        })
     }
 
     pub(super) fn path(&self, name: &str) -> PathBuf {
@@ -76,32 +92,60 @@ impl Files {
         self.partial(key).with_extension("journal")
     }
 
+    /// The keys of all downloads that left a journal.
+    pub(super) fn journals(&self) -> impl Iterator<Item = KeyHash> {
+        let folder = fs::read_dir(self.path("partial")).into_iter().flatten().flatten();
+        folder.filter_map(|file| KeyHash::from_hex(file.file_name().to_str()?.strip_suffix(".journal")?))
+    }
+
     /// Writes an entry beside its object, so that a lost index can be rebuilt.
     pub(super) fn write_entry(&self, entry: &Entry) -> io::Result<()> {
         let bytes = postcard::to_allocvec(&EntryOnDisk::from(entry)).map_err(io::Error::other)?;
         write_whole(&self.entry(&entry.object, &entry.key), &sealed(&bytes))
     }
 
-    /// All entries that lie beside objects whose files are there, with the paths of what is neither.
-    pub(super) fn scan(&self, mut each: impl FnMut(Entry)) -> io::Result<()> {
+    /// Calls `each` with the path of every copy of an entry.
+    pub(super) fn scan(&self, each: impl Fn(&Path)) -> io::Result<()> {
         for first in fs::read_dir(self.path("objects"))? {
             for file in fs::read_dir(first?.path())? {
                 let path = file?.path();
-                if path.extension().is_none_or(|extension| extension != "entry") {
-                    continue;
-                }
-                let entry = fs::read(&path).ok().and_then(|bytes| {
-                    let entry = postcard::from_bytes::<EntryOnDisk>(unsealed(&bytes)?).ok()?.into_entry()?;
-                    let len = fs::metadata(self.object(&entry.object)).ok()?.len();
-                    (len == entry.size && self.entry(&entry.object, &entry.key) == path).then_some(entry)
-                });
-                match entry {
-                    Some(entry) => each(entry),
-                    None => drop(fs::remove_file(&path)),
+                if path.extension().is_some_and(|extension| extension == "entry") {
+                    each(&path);
                 }
             }
         }
         Ok(())
+    }
+
+    /// Removes objects that no entry lies beside and that nothing needs: a kill came between the removal of both. `lock` is
+    /// held only for folders where there seem to be some.
+    pub(super) fn remove_orphans<G>(
+        &self,
+        lock: impl Fn() -> G,
+        is_needed: impl Fn(&ObjectId) -> bool,
+    ) -> io::Result<()> {
+        for folder in fs::read_dir(self.path("objects"))? {
+            let folder = folder?.path();
+            if orphans(&folder)?.is_empty() {
+                continue;
+            }
+            // An entry may have come while the folder was read: only what is seen now counts.
+            let _locked = lock();
+            let object = |path: &Path| ObjectId::from_hex(path.file_stem()?.to_str()?);
+            for orphan in orphans(&folder)?.iter().filter(|path| !object(path).is_some_and(|object| is_needed(&object)))
+            {
+                fs::remove_file(orphan)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The entry of which this is the copy, if it is whole and lies beside an object that has the right length.
+    pub(super) fn read_entry(&self, path: &Path) -> Option<Entry> {
+        let bytes = fs::read(path).ok()?;
+        let entry = postcard::from_bytes::<EntryOnDisk>(unsealed(&bytes)?).ok()?.into_entry()?;
+        let len = fs::metadata(self.object(&entry.object)).ok()?.len();
+        (len == entry.size && self.entry(&entry.object, &entry.key) == path).then_some(entry)
     }
 
     /// Renames what cannot be used, once; an older one set aside before is removed.
@@ -119,6 +163,20 @@ impl Files {
     }
 }
 
+/// Objects and their lists in a folder that no entry names.
+fn orphans(folder: &Path) -> io::Result<Vec<PathBuf>> {
+    let paths = fs::read_dir(folder)?.map(|file| Ok(file?.path())).collect::<io::Result<Vec<_>>>()?;
+    let (entries, others): (Vec<_>, Vec<_>) =
+        paths.into_iter().partition(|path| path.extension().is_some_and(|extension| extension == "entry"));
+    // `<blake3>.<key>.entry`
+    let named: HashSet<_> = entries.iter().filter_map(|path| Path::new(path.file_stem()?).file_stem()).collect();
+    let is_ours = |path: &PathBuf| path.extension().is_none_or(|extension| extension == "groups");
+    Ok(others
+        .into_iter()
+        .filter(|path| is_ours(path) && path.file_stem().is_some_and(|object| !named.contains(object)))
+        .collect())
+}
+
 /// Appends a check sum.
 pub(super) fn sealed(bytes: &[u8]) -> Vec<u8> {
     [bytes, &blake3::hash(bytes).as_bytes()[..16]].concat()
@@ -133,18 +191,18 @@ pub(super) fn unsealed(bytes: &[u8]) -> Option<&[u8]> {
 /// Replaces a file as a whole: readers see the old one or the new one.
 pub(super) fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let new = path.with_extension(format!("{}.new", path.extension().and_then(|e| e.to_str()).unwrap_or_default()));
-    let mut file =
-        OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).custom_flags(nofollow()).open(&new)?;
+    let mut file = options().write(true).create(true).truncate(true).open(&new)?;
     file.write_all(bytes)?;
     fs::rename(&new, path)
 }
 
 /// Opens a plain file for reading, never through a symbolic link that somebody has planted.
 pub(super) fn open_plain(path: &Path) -> io::Result<File> {
-    let file = OpenOptions::new().read(true).custom_flags(nofollow()).open(path)?;
+    // Access times are the index's business. Only the owner of a file may do without the file system's.
+    let file = (options_with(OFlags::NOATIME).read(true).open(path)).or_else(|_| options().read(true).open(path))?;
     match file.metadata()?.is_file() {
         true => Ok(file),
-        false => Err(io::ErrorKind::InvalidInput.into()),
+        false => Err(ErrorKind::InvalidInput.into()),
     }
 }
 
@@ -156,8 +214,15 @@ pub(super) fn sync_folder_of(path: &Path) -> io::Result<()> {
     }
 }
 
-pub(super) fn nofollow() -> i32 {
-    i32::try_from(rustix::fs::OFlags::NOFOLLOW.bits()).unwrap_or(0)
+/// For this user alone, and never through a symbolic link.
+pub(super) fn options() -> OpenOptions {
+    options_with(OFlags::empty())
+}
+
+fn options_with(flags: OFlags) -> OpenOptions {
+    let mut options = OpenOptions::new();
+    options.mode(0o600).custom_flags(i32::try_from((OFlags::NOFOLLOW | flags).bits()).unwrap_or(0));
+    options
 }
 
 fn make_dir(path: &Path) -> Result<(), Fault> {
@@ -165,8 +230,13 @@ fn make_dir(path: &Path) -> Result<(), Fault> {
 }
 
 fn cannot(what: &str, path: &Path, error: &io::Error) -> Fault {
-    let advice = "it must be writable for the user that runs imirror; see `[cache_dir]`";
-    Fault::disk(format!("cannot {what} {} ({advice})", path.display()), error)
+    let advice = match error.kind() {
+        ErrorKind::ReadOnlyFilesystem => "the file system is read-only: mount it for writing",
+        ErrorKind::AlreadyExists | ErrorKind::NotADirectory => "there is something that is not a folder: move it away",
+        ErrorKind::PermissionDenied => "give it to the user that runs imirror",
+        _ => "mend it",
+    };
+    Fault::disk(format!("cannot {what} {}: {advice}, or set `cache_dir` to another folder", path.display()), error)
 }
 
 #[cfg(test)]

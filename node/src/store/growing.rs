@@ -1,9 +1,9 @@
 //! A file that grows: several writers write disjoint ranges, any number of readers follow, and in the end it becomes an
 //! object. What has arrived survives a restart (R8g).
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File};
 use std::ops::Range;
-use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use sha2::digest::DynDigest;
 
 use super::blob::Blob;
-use super::files::{self, nofollow, sealed, unsealed};
+use super::files::{self, sealed, unsealed};
 use super::groups::{self, GROUP};
 use super::object::{Entry, Plan, head_from_disk, head_on_disk};
 use super::ranges::Ranges;
@@ -27,6 +27,9 @@ use crate::os::tasks;
 /// Bytes between two records of what is there.
 const JOURNAL_EVERY: u64 = 8 * 1024 * 1024;
 
+/// Room for a download of unknown length is made in steps as long as what is there, up to this.
+const CLAIM_STEP: u64 = 8 * 1024 * 1024;
+
 /// See the module head.
 pub struct Growing {
     store: Store,
@@ -38,6 +41,8 @@ pub struct Growing {
     /// End of what is there from the start on.
     front: AtomicU64,
     journalled: AtomicU64,
+    /// Bytes that count as used for it.
+    claimed: AtomicU64,
     hashing: Mutex<Hashing>,
     sealed: Mutex<Option<(ObjectId, u64)>>,
     ended: AtomicBool,
@@ -68,10 +73,15 @@ impl Growing {
     pub(super) fn begin(store: &Store, plan: Plan) -> Result<Arc<Self>, Fault> {
         let path = store.files().partial(&plan.key);
         // A file that somebody may still be reading is never shortened: it loses its name.
-        let _ = fs::remove_file(&path);
-        let _ = fs::remove_file(store.files().journal(&plan.key));
         let error = |e: std::io::Error| Fault::disk(path.display(), &e);
-        let file = options().create_new(true).open(&path).map_err(error)?;
+        for old in [&path, &store.files().journal(&plan.key)] {
+            match fs::remove_file(old) {
+                Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(error(e)),
+                _ => {}
+            }
+        }
+        store.partials().remove(&plan.key);
+        let file = files::options().read(true).write(true).create_new(true).open(&path).map_err(error)?;
         if let Some(total) = plan.total
             && let Err(e) = allocate(&file, total)
         {
@@ -93,7 +103,7 @@ impl Growing {
             total: journal.total,
             digest: journal.digest,
         };
-        let file = options().open(store.files().partial(&key)).ok()?;
+        let file = files::options().read(true).write(true).open(store.files().partial(&key)).ok()?;
         let len = file.metadata().ok()?.len();
         let sound = plan.key == key && journal.present.is_sound(len) && plan.total.is_none_or(|total| total == len);
         if !sound {
@@ -104,12 +114,14 @@ impl Growing {
 
     fn new(store: &Store, plan: Plan, file: File, present: Ranges) -> std::io::Result<Arc<Self>> {
         let mapping = plan.total.map(|total| Mapping::new(file.try_clone()?, total)).transpose()?;
-        store.grow(plan.total.unwrap_or_else(|| present.bytes()));
+        let claimed = plan.total.unwrap_or_else(|| present.bytes());
+        store.grow(claimed);
         let hashing = Hashing { digest: plan.digest.as_ref().map(|d| hasher(d.algorithm())), ..Hashing::default() };
         Ok(Arc::new(Self {
             store: store.clone(),
             front: AtomicU64::new(present.until(0)),
             journalled: AtomicU64::new(present.bytes()),
+            claimed: AtomicU64::new(claimed),
             present: Mutex::new(present),
             hashing: Mutex::new(hashing),
             sealed: Mutex::new(None),
@@ -135,17 +147,29 @@ impl Growing {
     /// Writes what has arrived and makes it visible to readers. Blocks.
     pub fn write_at(&self, offset: u64, bytes: &[u8]) -> Result<(), Fault> {
         let end = offset.saturating_add(bytes.len() as u64);
-        let limit = self.plan.total.unwrap_or_else(|| self.store.limit_bytes());
-        if end > limit {
-            return Err(Fault::new(Cause::TooLarge { limit }));
+        match self.plan.total {
+            Some(total) if end > total => return Err(Fault::new(Cause::TooLarge { limit: total })),
+            Some(_) => {}
+            None => self.claim(end)?,
         }
-        self.file.write_all_at(bytes, offset).map_err(|e| Fault::disk("writing a download", &e))?;
-        if self.plan.total.is_none() {
-            self.store.grow(bytes.len() as u64);
-        }
+        self.file
+            .write_all_at(bytes, offset)
+            .map_err(|e| Fault::disk("writing a download", &e))
+            .inspect_err(|fault| self.store.note(Some(fault)))?;
         let mut present = self.present();
         present.insert(offset..end);
         self.front.store(present.until(0), Ordering::Release);
+        Ok(())
+    }
+
+    /// Makes room up to `end`, in steps. For one writer.
+    fn claim(&self, end: u64) -> Result<(), Fault> {
+        let more = end.saturating_sub(self.claimed.load(Ordering::Relaxed));
+        if more > 0 {
+            let step = more.max(end.min(CLAIM_STEP));
+            self.store.more_room(step).inspect_err(|_| self.store.remember_misfit(self.plan.key, end + step))?;
+            self.claimed.fetch_add(step, Ordering::Relaxed);
+        }
         Ok(())
     }
 
@@ -186,7 +210,9 @@ impl Growing {
         }
         drop(hashing);
         if self.present_bytes() >= self.journalled.load(Ordering::Relaxed) + JOURNAL_EVERY {
-            self.write_journal()?;
+            let synced = self.sync()?;
+            // Without a record the download cannot be taken up after a kill: no reason to end it.
+            let _ = self.write_journal(synced);
         }
         Ok(())
     }
@@ -238,7 +264,9 @@ impl Growing {
     pub async fn publish(self: &Arc<Self>) -> Result<Arc<Entry>, Fault> {
         let growing = self.clone();
         let published = tasks::blocking("publish an object", move || growing.publish_now()).await;
-        let entry = published.unwrap_or_else(|panic| Err(Fault::internal(panic.to_string())))?;
+        let entry = published
+            .unwrap_or_else(|panic| Err(Fault::internal(panic.to_string())))
+            .inspect_err(|fault| self.store.note(Some(fault)))?;
         let (growing, synced) = (self.clone(), entry.clone());
         let settling = self.store.settling();
         tasks::blocking("sync an object", move || {
@@ -277,14 +305,11 @@ impl Growing {
         }
         fs::rename(files.partial(&self.plan.key), &path).map_err(error)?;
         let _ = fs::remove_file(files.journal(&self.plan.key));
+        self.store.partials().remove(&self.plan.key);
         self.ended.store(true, Ordering::Relaxed);
         let blob = self.mapping.as_ref().and_then(|m| Blob::fresh(object, m, values, self.store.clock()));
-        self.store.forget_hot(&self.plan.key);
-        self.store.announce(&entry);
+        self.store.announce(&entry, blob);
         drop(naming);
-        if let Some(blob) = blob {
-            self.store.keep_hot(&entry, &Arc::new(blob));
-        }
         Ok(entry)
     }
 
@@ -294,7 +319,10 @@ impl Growing {
             self.discard();
             return Ok(());
         }
-        self.write_journal()
+        if !self.has_its_name() {
+            return Ok(());
+        }
+        self.write_journal(self.sync()?)
     }
 
     /// Another download of the same key may have taken the name since.
@@ -303,13 +331,17 @@ impl Growing {
         matches!((named, self.file.metadata()), (Ok(a), Ok(b)) if a.ino() == b.ino() && a.dev() == b.dev())
     }
 
-    fn write_journal(&self) -> Result<(), Fault> {
+    /// What is on disk for certain: what arrives during the sync is for the next time.
+    fn sync(&self) -> Result<Ranges, Fault> {
+        let present = self.present().clone();
+        self.file.sync_data().map_err(|e| Fault::disk("syncing a download", &e))?;
+        Ok(present)
+    }
+
+    fn write_journal(&self, present: Ranges) -> Result<(), Fault> {
         if !self.has_its_name() {
             return Ok(());
         }
-        // Only what is on disk may be claimed: what arrives during the sync is for the next time.
-        let present = self.present().clone();
-        self.file.sync_data().map_err(|e| Fault::disk("syncing a download", &e))?;
         self.journalled.store(present.bytes(), Ordering::Relaxed);
         let (status, fields) = head_on_disk(&self.plan.head);
         let journal = Journal {
@@ -324,7 +356,9 @@ impl Growing {
         };
         let bytes = postcard::to_allocvec(&journal).map_err(|e| Fault::internal(e.to_string()))?;
         files::write_whole(&self.store.files().journal(&self.plan.key), &sealed(&bytes))
-            .map_err(|e| Fault::disk("writing a journal", &e))
+            .map_err(|e| Fault::disk("writing a journal", &e))?;
+        self.store.partials().insert(self.plan.key);
+        Ok(())
     }
 
     /// Forgets it. Readers that hold it can go on reading what is there.
@@ -332,6 +366,7 @@ impl Growing {
         if !self.ended.swap(true, Ordering::Relaxed) && self.has_its_name() {
             let _ = fs::remove_file(self.store.files().partial(&self.plan.key));
             let _ = fs::remove_file(self.store.files().journal(&self.plan.key));
+            self.store.partials().remove(&self.plan.key);
         }
     }
 
@@ -346,15 +381,8 @@ impl Growing {
 
 impl Drop for Growing {
     fn drop(&mut self) {
-        let grown = self.plan.total.unwrap_or_else(|| self.present().bytes());
-        self.store.shrink(grown);
+        self.store.shrink(self.claimed.load(Ordering::Relaxed));
     }
-}
-
-fn options() -> OpenOptions {
-    let mut options = OpenOptions::new();
-    options.read(true).write(true).mode(0o600).custom_flags(nofollow());
-    options
 }
 
 /// Reserves the room, so that a full disk is known at the start; a file system without that gets a sparse file.
@@ -374,5 +402,175 @@ fn hasher(algorithm: Algorithm) -> Box<dyn DynDigest + Send> {
         Algorithm::Sha1 => Box::new(sha1::Sha1::default()),
         Algorithm::Sha256 => Box::new(sha2::Sha256::default()),
         Algorithm::Sha512 => Box::new(sha2::Sha512::default()),
+        Algorithm::Sha384 => Box::new(sha2::Sha384::default()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::tests::{plan, store_in};
+    use proptest::prelude::*;
+    use sha2::Digest as _;
+
+    const URL: &str = "http://example.org/p";
+    const G: usize = GROUP as usize;
+
+    fn content(len: usize) -> Vec<u8> {
+        (0..len).map(|i| (i * 31 % 251) as u8 ^ (i >> 16) as u8).collect()
+    }
+
+    fn begin(dir: &tempfile::TempDir, total: Option<u64>, digest: Option<Digest>) -> Arc<Growing> {
+        store_in(dir).0.begin(Plan { digest, ..plan(URL, total) }).unwrap()
+    }
+
+    fn sha256(bytes: &[u8]) -> Digest {
+        Digest::new(Algorithm::Sha256, &sha2::Sha256::digest(bytes)).unwrap()
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(24))]
+        /// Pieces in any order, hashed now and then, with or without a known length: the name is the plain hash.
+        #[test]
+        fn the_name_is_the_hash_however_it_comes(
+            len in prop_oneof![Just(0), Just(1), Just(G - 1), Just(G), Just(G + 1), Just(2 * G), 1..5 * G],
+            known: bool,
+            order in any::<u64>(),
+        ) {
+            let dir = tempfile::tempdir().unwrap();
+            let content = content(len);
+            let growing = begin(&dir, known.then_some(len as u64), Some(sha256(&content)));
+            let mut pieces: Vec<_> = content.chunks(30_011).enumerate().collect();
+            pieces.sort_by_key(|(i, _)| blake3::hash(&(order ^ *i as u64).to_le_bytes()).as_bytes().to_vec());
+            for (i, piece) in pieces {
+                growing.write_at(i as u64 * 30_011, piece).unwrap();
+                growing.hash_available().unwrap();
+            }
+            prop_assert_eq!(growing.missing(0..len as u64), None);
+            let object = growing.seal(len as u64).unwrap();
+            prop_assert_eq!(object.0, *blake3::hash(&content).as_bytes());
+            prop_assert_eq!(&growing.bytes(0..len as u64).unwrap()[..], &content[..]);
+        }
+    }
+
+    #[test]
+    fn what_is_not_there_is_not_handed_out() {
+        for known in [true, false] {
+            let dir = tempfile::tempdir().unwrap();
+            let growing = begin(&dir, known.then_some(1000), None);
+            growing.write_at(100, &[1; 100]).unwrap();
+            growing.write_at(300, &[2; 100]).unwrap();
+            assert_eq!(
+                (growing.present_until(0), growing.present_until(150), growing.present_until(200)),
+                (0, 200, 200)
+            );
+            assert_eq!((growing.missing(0..1000), growing.missing(150..400)), (Some(0..100), Some(200..300)));
+            assert!(growing.bytes(0..150).is_err() && growing.bytes(150..201).is_err());
+            assert_eq!(growing.bytes(150..200).unwrap(), vec![1; 50]);
+            assert!(growing.seal(1000).is_err(), "there are gaps");
+            assert_eq!(growing.write_at(950, &[0; 51]).is_err(), known, "past the end");
+        }
+    }
+
+    #[test]
+    fn a_wrong_digest_is_seen_at_every_length() {
+        for len in [0, 1, G, G + 1, 3 * G] {
+            let dir = tempfile::tempdir().unwrap();
+            let content = content(len);
+            let growing = begin(&dir, Some(len as u64), Some(sha256(b"something else")));
+            growing.write_at(0, &content).unwrap();
+            growing.hash_available().unwrap();
+            let fault = growing.seal(len as u64).unwrap_err();
+            let Cause::WrongDigest { expected, got, .. } = fault.cause else { panic!("{fault}") };
+            assert_eq!((&*expected, &*got), (&*sha256(b"something else").to_string(), &*sha256(&content).to_string()));
+        }
+    }
+
+    #[tokio::test]
+    async fn what_was_not_sealed_is_not_published_and_leaves_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let (store, _) = store_in(&dir);
+        let growing = store.begin(Plan { digest: Some(sha256(b"")), ..plan(URL, Some(10)) }).unwrap();
+        growing.write_at(0, &[0; 10]).unwrap();
+        assert!(growing.seal(10).is_err());
+        assert!(growing.publish().await.is_err());
+        assert!(store.lookup(growing.plan().key).await.unwrap().is_none());
+        growing.discard();
+        assert_eq!(fs::read_dir(dir.path().join("partial")).unwrap().count(), 0);
+        // Who reads it still can.
+        assert_eq!(growing.bytes(0..10).unwrap(), vec![0; 10]);
+        drop(growing);
+        assert_eq!(store.usage().bytes, 0);
+    }
+
+    #[test]
+    fn a_reader_on_another_thread_sees_only_what_was_written() {
+        let content = content(5 * G + 17);
+        for known in [true, false] {
+            let dir = tempfile::tempdir().unwrap();
+            let growing = begin(&dir, known.then_some(content.len() as u64), None);
+            std::thread::scope(|scope| {
+                scope.spawn(|| {
+                    for (i, piece) in content.chunks(4099).enumerate() {
+                        growing.write_at(i as u64 * 4099, piece).unwrap();
+                    }
+                });
+                let mut at = 0;
+                while at < content.len() {
+                    let until = growing.present_until(at as u64) as usize;
+                    assert!(growing.bytes(at as u64..until as u64).unwrap() == content[at..until]);
+                    at = until;
+                }
+            });
+        }
+    }
+
+    #[test]
+    fn a_suspended_download_is_taken_up_where_it_was() {
+        let dir = tempfile::tempdir().unwrap();
+        let (store, _) = store_in(&dir);
+        let content = content(3 * G);
+        let growing = store.begin(Plan { digest: Some(sha256(&content)), ..plan(URL, Some(3 * GROUP)) }).unwrap();
+        growing.write_at(0, &content[..G + 5]).unwrap();
+        growing.write_at(2 * GROUP, &content[2 * G..]).unwrap();
+        growing.suspend().unwrap();
+        let key = growing.plan().key;
+        drop(growing);
+        let growing = store.take_up(key).unwrap();
+        assert_eq!(growing.missing(0..3 * GROUP), Some(GROUP + 5..2 * GROUP));
+        growing.write_at(GROUP + 5, &content[G + 5..2 * G]).unwrap();
+        assert_eq!(growing.seal(3 * GROUP).unwrap().0, *blake3::hash(&content).as_bytes());
+        growing.suspend().unwrap();
+        drop(growing);
+        // A torn record, another length, or no record: as if nothing had come.
+        let (journal, file) = (store.files().journal(&key), store.files().partial(&key));
+        let record = fs::read(&journal).unwrap();
+        for end in [0, 1, record.len() / 2, record.len() - 1] {
+            fs::write(&journal, &record[..end]).unwrap();
+            assert!(store.take_up(key).is_none(), "{end}");
+        }
+        fs::write(&journal, &record).unwrap();
+        assert!(store.take_up(key).is_some());
+        File::options().write(true).open(&file).unwrap().set_len(GROUP).unwrap();
+        assert!(store.take_up(key).is_none());
+        fs::remove_file(&journal).unwrap();
+        assert!(store.take_up(key).is_none());
+    }
+
+    #[tokio::test]
+    async fn a_newer_download_of_the_same_key_wins() {
+        let dir = tempfile::tempdir().unwrap();
+        let (store, _) = store_in(&dir);
+        let older = store.begin(plan(URL, Some(10))).unwrap();
+        older.write_at(0, &[1; 10]).unwrap();
+        older.seal(10).unwrap();
+        let newer = store.begin(plan(URL, Some(10))).unwrap();
+        newer.write_at(0, &[2; 10]).unwrap();
+        newer.seal(10).unwrap();
+        assert!(older.publish().await.is_err());
+        older.discard();
+        let entry = newer.publish().await.unwrap();
+        assert_eq!(store.open_blob(&entry).await.unwrap().bytes(0..10).await.unwrap(), vec![2; 10]);
+        assert_eq!(older.bytes(0..10).unwrap(), vec![1; 10], "its readers are not disturbed");
     }
 }

@@ -2,11 +2,11 @@
 //! its entries, from which it is rebuilt.
 
 use std::collections::{HashMap, HashSet};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
-use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
+use redb::{Database, ReadTransaction, ReadableDatabase, ReadableTable, TableDefinition};
 
 use super::ObjectId;
 use super::object::{Entry, EntryOnDisk};
@@ -26,13 +26,15 @@ const CACHE_BYTES: usize = 16 * 1024 * 1024;
 #[derive(Debug, Clone)]
 pub(super) enum Change {
     Put(Arc<Entry>),
+    /// Only the times and the number of uses, if the key still names the same object.
+    Touch(Arc<Entry>),
     Remove(KeyHash),
 }
 
 impl Change {
     fn key(&self) -> KeyHash {
         match self {
-            Self::Put(entry) => entry.key,
+            Self::Put(entry) | Self::Touch(entry) => entry.key,
             Self::Remove(key) => *key,
         }
     }
@@ -49,7 +51,11 @@ pub(super) struct Superfluous {
 
 #[derive(Debug)]
 pub(super) struct Index {
-    db: Database,
+    path: PathBuf,
+    /// redb refuses everything after a failed write, until it is opened anew: `None` when that failed, too.
+    db: RwLock<Option<Database>>,
+    /// One batch at a time: the sums below belong to the last one.
+    committing: Mutex<()>,
     /// Changes that are not on disk yet; look-ups see them.
     pending: Mutex<HashMap<KeyHash, Option<Arc<Entry>>>>,
     objects: AtomicU64,
@@ -57,22 +63,58 @@ pub(super) struct Index {
 }
 
 fn fault(error: impl Into<redb::Error>) -> Fault {
-    Fault::new(Cause::Disk { detail: format!("the index: {}", error.into()).into() })
+    match error.into() {
+        redb::Error::Io(error) => Fault::disk("the index", &error),
+        other => Fault::new(Cause::Disk { detail: format!("the index: {other}").into() }),
+    }
 }
 
 impl Index {
     pub(super) fn open(path: &Path) -> Result<Self, Fault> {
-        let db = Database::builder().set_cache_size(CACHE_BYTES).create(path).map_err(fault)?;
-        let write = db.begin_write().map_err(fault)?;
-        let (objects, bytes) = {
-            write.open_table(ENTRIES).map_err(fault)?;
-            write.open_table(OBJECTS).map_err(fault)?;
-            let totals = write.open_table(TOTALS).map_err(fault)?;
-            let total = |name| Ok::<_, Fault>(totals.get(name).map_err(fault)?.map_or(0, |v| v.value()));
-            (total("objects")?, total("bytes")?)
+        let db = open_database(path)?;
+        let read = db.begin_read().map_err(fault)?;
+        // An existing one is only read: it can be opened where the disk is full.
+        let (objects, bytes) = match read.open_table(TOTALS) {
+            Ok(totals) => {
+                let total = |name| Ok::<_, Fault>(totals.get(name).map_err(fault)?.map_or(0, |v| v.value()));
+                (total("objects")?, total("bytes")?)
+            }
+            Err(redb::TableError::TableDoesNotExist(_)) => {
+                let write = db.begin_write().map_err(fault)?;
+                write.open_table(ENTRIES).map_err(fault)?;
+                write.open_table(OBJECTS).map_err(fault)?;
+                write.open_table(TOTALS).map_err(fault)?;
+                write.commit().map_err(fault)?;
+                (0, 0)
+            }
+            Err(error) => return Err(fault(error)),
         };
-        write.commit().map_err(fault)?;
-        Ok(Self { db, pending: Mutex::default(), objects: objects.into(), bytes: bytes.into() })
+        drop(read);
+        Ok(Self {
+            path: path.to_owned(),
+            db: RwLock::new(Some(db)),
+            committing: Mutex::default(),
+            pending: Mutex::default(),
+            objects: objects.into(),
+            bytes: bytes.into(),
+        })
+    }
+
+    fn with_db<T>(&self, work: impl FnOnce(&Database) -> Result<T, Fault>) -> Result<T, Fault> {
+        let db = self.db.read().unwrap_or_else(PoisonError::into_inner);
+        work(db.as_ref().ok_or_else(|| Fault::new(Cause::Disk { detail: "the index is not open".into() }))?)
+    }
+
+    /// After a failed write: closes the file and opens it again. When somebody is reading, the next failure does it: nobody
+    /// waits for the lock to write, so a thread may hold it twice for reading.
+    fn open_anew(&self) {
+        let Ok(mut db) = self.db.try_write() else { return };
+        // Its lock on the file has to go first.
+        drop(db.take());
+        match open_database(&self.path) {
+            Ok(opened) => *db = Some(opened),
+            Err(fault) => tracing::warn!(%fault, "the index cannot be opened again yet"),
+        }
     }
 
     pub(super) fn objects(&self) -> u64 {
@@ -88,6 +130,7 @@ impl Index {
     pub(super) fn announce(&self, change: &Change) {
         let entry = match change {
             Change::Put(entry) => Some(entry.clone()),
+            Change::Touch(_) => return,
             Change::Remove(_) => None,
         };
         self.pending().insert(change.key(), entry);
@@ -96,6 +139,11 @@ impl Index {
     /// Is this still what look-ups see before it is written?
     pub(super) fn is_announced(&self, entry: &Arc<Entry>) -> bool {
         matches!(self.pending().get(&entry.key), Some(Some(known)) if Arc::ptr_eq(known, entry))
+    }
+
+    /// Nothing is known of the key, not even that it was removed a moment ago.
+    pub(super) fn is_unknown(&self, key: &KeyHash) -> bool {
+        !self.pending().contains_key(key) && matches!(self.look_up(key), Ok(None))
     }
 
     /// The objects that entries not yet on disk name.
@@ -113,37 +161,48 @@ impl Index {
         if let Some(pending) = self.pending().get(key) {
             return Ok(pending.clone());
         }
-        let read = self.db.begin_read().map_err(fault)?;
-        let entries = read.open_table(ENTRIES).map_err(fault)?;
-        let bytes = entries.get(&key.0).map_err(fault)?;
-        Ok(bytes.and_then(|bytes| decode(bytes.value())).map(Arc::new))
+        self.read(|read| {
+            let entries = read.open_table(ENTRIES).map_err(fault)?;
+            let bytes = entries.get(&key.0).map_err(fault)?;
+            Ok(bytes.and_then(|bytes| decode(bytes.value())).map(Arc::new))
+        })
     }
 
     /// Calls `each` for entries in the order of their hashes from `from` on, and from the beginning after the last one,
     /// until it says stop or all have been seen.
     pub(super) fn walk(&self, from: KeyHash, mut each: impl FnMut(Arc<Entry>) -> bool) -> Result<(), Fault> {
-        let read = self.db.begin_read().map_err(fault)?;
-        let entries = read.open_table(ENTRIES).map_err(fault)?;
-        let tail = entries.range::<&[u8; 16]>(&from.0..).map_err(fault)?;
-        let head = entries.range::<&[u8; 16]>(..&from.0).map_err(fault)?;
-        for item in tail.chain(head) {
-            let (key, value) = item.map_err(fault)?;
-            if self.pending().contains_key(&KeyHash(*key.value())) {
-                continue;
+        self.read(|read| {
+            let entries = read.open_table(ENTRIES).map_err(fault)?;
+            let tail = entries.range::<&[u8; 16]>(&from.0..).map_err(fault)?;
+            let head = entries.range::<&[u8; 16]>(..&from.0).map_err(fault)?;
+            for item in tail.chain(head) {
+                let (key, value) = item.map_err(fault)?;
+                if self.pending().contains_key(&KeyHash(*key.value())) {
+                    continue;
+                }
+                if let Some(entry) = decode(value.value())
+                    && !each(Arc::new(entry))
+                {
+                    break;
+                }
             }
-            if let Some(entry) = decode(value.value())
-                && !each(Arc::new(entry))
-            {
-                break;
-            }
-        }
-        Ok(())
+            Ok(())
+        })
+    }
+
+    fn read<T>(&self, work: impl FnOnce(&ReadTransaction) -> Result<T, Fault>) -> Result<T, Fault> {
+        self.with_db(|db| work(&db.begin_read().map_err(fault)?))
     }
 
     /// Writes a batch, durably, and says what nobody needs any more.
     pub(super) fn commit(&self, batch: &[Change]) -> Result<Superfluous, Fault> {
+        let _one_at_a_time = self.committing.lock().unwrap_or_else(PoisonError::into_inner);
+        self.with_db(|db| self.commit_to(db, batch)).inspect_err(|_| self.open_anew())
+    }
+
+    fn commit_to(&self, db: &Database, batch: &[Change]) -> Result<Superfluous, Fault> {
         let mut superfluous = Superfluous::default();
-        let mut write = self.db.begin_write().map_err(fault)?;
+        let mut write = db.begin_write().map_err(fault)?;
         write.set_quick_repair(true);
         let (mut count, mut bytes) = (self.objects(), self.bytes());
         {
@@ -152,9 +211,16 @@ impl Index {
             for change in batch {
                 let key = change.key();
                 let old = match change {
+                    Change::Touch(entry) => {
+                        let known = entries.get(&key.0).map_err(fault)?.and_then(|v| decode(v.value()));
+                        if let Some(known) = known.filter(|known| known.object == entry.object) {
+                            known.touched_as(entry);
+                            entries.insert(&key.0, &encode(&known)?[..]).map_err(fault)?;
+                        }
+                        continue;
+                    }
                     Change::Put(entry) => {
-                        let value = postcard::to_allocvec(&EntryOnDisk::from(&**entry))
-                            .map_err(|e| Fault::internal(format!("an entry cannot be encoded: {e}")))?;
+                        let value = encode(entry)?;
                         let old = entries.insert(&key.0, &value[..]).map_err(fault)?.and_then(|v| decode(v.value()));
                         let named = objects.get(&entry.object.0).map_err(fault)?.map(|v| v.value().0);
                         if named.is_none() {
@@ -186,7 +252,6 @@ impl Index {
         write.commit().map_err(fault)?;
         self.objects.store(count, Ordering::Relaxed);
         self.bytes.store(bytes, Ordering::Relaxed);
-        self.forget_pending(batch);
         // What a later change of the same batch has brought back is needed.
         let again = |object: &ObjectId| batch.iter().any(|c| matches!(c, Change::Put(e) if e.object == *object));
         superfluous.objects.retain(|object| !again(object) || !self.names(object));
@@ -194,7 +259,7 @@ impl Index {
     }
 
     /// Drops the batch's changes from the pending ones, unless newer ones have come meanwhile.
-    fn forget_pending(&self, batch: &[Change]) {
+    pub(super) fn forget_pending(&self, batch: &[Change]) {
         let mut pending = self.pending();
         for change in batch {
             let done = match (change, pending.get(&change.key())) {
@@ -208,17 +273,27 @@ impl Index {
         }
     }
 
-    fn names(&self, object: &ObjectId) -> bool {
-        let named = || {
-            let read = self.db.begin_read().ok()?;
-            read.open_table(OBJECTS).ok()?.get(&object.0).ok()?.map(|v| v.value().0)
-        };
-        named().is_some_and(|n| n > 0)
+    /// Does any key on disk name it?
+    pub(super) fn names(&self, object: &ObjectId) -> bool {
+        let named = self.read(|read| {
+            let objects = read.open_table(OBJECTS).map_err(fault)?;
+            Ok(objects.get(&object.0).map_err(fault)?.map(|v| v.value().0))
+        });
+        matches!(named, Ok(Some(count)) if count > 0)
     }
 
     fn pending(&self) -> MutexGuard<'_, HashMap<KeyHash, Option<Arc<Entry>>>> {
         self.pending.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn open_database(path: &Path) -> Result<Database, Fault> {
+    Database::builder().set_cache_size(CACHE_BYTES).create(path).map_err(fault)
+}
+
+fn encode(entry: &Entry) -> Result<Vec<u8>, Fault> {
+    postcard::to_allocvec(&EntryOnDisk::from(entry))
+        .map_err(|e| Fault::internal(format!("an entry cannot be encoded: {e}")))
 }
 
 fn decode(bytes: &[u8]) -> Option<Entry> {
@@ -266,6 +341,28 @@ mod tests {
     }
 
     #[test]
+    fn the_sums_hold_whoever_commits() {
+        let dir = tempfile::tempdir().unwrap();
+        let index = Index::open(&dir.path().join("index.redb")).unwrap();
+        std::thread::scope(|scope| {
+            for thread in 0..4u8 {
+                let index = &index;
+                scope.spawn(move || {
+                    for round in 0..10u8 {
+                        let url = format!("http://example.org/{thread}/{round}");
+                        let entry = entry(&url, thread * 10 + round, 10);
+                        index.commit(&[Change::Put(entry.clone())]).unwrap();
+                        if round % 2 == 0 {
+                            index.commit(&[Change::Remove(entry.key)]).unwrap();
+                        }
+                    }
+                });
+            }
+        });
+        assert_eq!((index.objects(), index.bytes()), (20, 200));
+    }
+
+    #[test]
     fn announced_changes_are_seen_before_they_are_written() {
         let dir = tempfile::tempdir().unwrap();
         let index = Index::open(&dir.path().join("index.redb")).unwrap();
@@ -274,9 +371,12 @@ mod tests {
         assert!(index.look_up(&a.key).unwrap().is_some());
         index.commit(&[Change::Put(a.clone())]).unwrap();
         index.announce(&Change::Remove(a.key));
-        assert!(index.look_up(&a.key).unwrap().is_none());
+        index.forget_pending(&[Change::Put(a.clone())]);
+        assert!(index.look_up(&a.key).unwrap().is_none() && !index.is_unknown(&a.key));
         index.commit(&[Change::Remove(a.key)]).unwrap();
-        assert!(index.pending().is_empty());
+        assert!(!index.is_unknown(&a.key));
+        index.forget_pending(&[Change::Remove(a.key)]);
+        assert!(index.pending().is_empty() && index.is_unknown(&a.key));
         assert_eq!(index.objects(), 0);
     }
 }

@@ -11,12 +11,17 @@ mod growing;
 mod index;
 mod object;
 mod ranges;
+mod room;
+mod scrub;
+#[cfg(test)]
+mod tests;
+mod writer;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs::File;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
+use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -29,26 +34,25 @@ pub use object::{Entry, Head, ObjectId, Plan};
 use crate::classify::KeyHash;
 use crate::config::CacheSize;
 use crate::fault::{Cause, Fault};
-use crate::os::clock::Clock;
-use crate::os::{disk, entropy, tasks};
-use eviction::Candidate;
+use crate::os::clock::{Clock, Timestamp};
+use crate::os::{disk, tasks};
 use files::Files;
 use index::{Change, Index, Superfluous};
 
 /// Changes waiting to be written.
 const CHANGES_MAX: usize = 4096;
 
-/// How long the writer waits for more changes to write in the same batch.
-const BATCH_WAIT: Duration = Duration::from_millis(50);
-
-/// Statistics of an entry are written when they are this much newer than what is written.
+/// How often statistics of entries are written, and those of one at most.
 const TOUCH_EVERY: Duration = Duration::from_secs(60);
 
-/// Entries looked at to find those that go.
-const SAMPLE: usize = 64;
+/// Entries whose new statistics wait to be written; of more only the time of use in memory counts.
+const TOUCHED_MAX: usize = 65_536;
 
-/// What an open file in memory counts against `memory_size` (its page tables, list and bookkeeping).
-const OPEN_FILE_WEIGHT: u64 = 64 * 1024;
+/// Bodies of unknown length that are remembered as too long.
+const MISFITS: usize = 1024;
+
+/// What an open file counts at least against `memory_size` (its mapping, page tables and bookkeeping).
+const OPEN_FILE_WEIGHT: u64 = 8 * 1024;
 
 /// Broken-off downloads are kept this long.
 const PARTIAL_AGE_MAX: Duration = Duration::from_secs(7 * 24 * 3600);
@@ -59,6 +63,8 @@ pub struct Options {
     pub size: CacheSize,
     /// Bytes of small hot objects (and weight of open files) kept in memory.
     pub memory_size: u64,
+    /// Most files that hot objects may hold open.
+    pub open_files: u64,
     pub clock: Clock,
 }
 
@@ -69,12 +75,20 @@ pub struct Store(Arc<Inner>);
 struct Inner {
     files: Files,
     index: Index,
-    hot: quick_cache::sync::Cache<KeyHash, Hot, Weigh>,
+    hot: quick_cache::sync::Cache<KeyHash, Arc<Hot>, Weigh>,
     touched: Mutex<HashMap<KeyHash, Arc<Entry>>>,
     changes: Mutex<Option<SyncSender<Change>>>,
-    writer: Mutex<Option<std::thread::JoinHandle<()>>>,
+    writer: Mutex<Option<std::thread::JoinHandle<bool>>>,
+    /// Dropping the sender ends the thread.
+    scrubber: Mutex<Option<(SyncSender<()>, std::thread::JoinHandle<()>)>>,
+    /// Held while what look-ups see changes, so that a removal is not overtaken by what was read before it.
+    order: Mutex<()>,
     evicting: Mutex<()>,
     growing_bytes: AtomicU64,
+    /// Downloads that left a journal.
+    partials: Mutex<HashSet<KeyHash>>,
+    /// Bodies of unknown length that did not fit, and how much of them had come.
+    misfits: quick_cache::sync::Cache<KeyHash, u64>,
     /// An object may be stored again while the last trace of it is being deleted.
     naming: Mutex<()>,
     /// Objects being synced hold a clone.
@@ -88,18 +102,23 @@ struct Inner {
     _lock: File,
 }
 
-#[derive(Clone)]
-struct Hot {
-    entry: Arc<Entry>,
-    blob: Arc<Blob>,
+/// An entry with its object at hand. It lives as long as the store keeps it: a `Weak` to it tells when it is gone, replaced
+/// or removed.
+#[derive(Debug)]
+pub struct Hot {
+    pub entry: Arc<Entry>,
+    pub blob: Arc<Blob>,
 }
 
+/// Weighs open files so that there are never more than may be open.
 #[derive(Clone)]
-struct Weigh;
+struct Weigh {
+    open_file: u64,
+}
 
-impl quick_cache::Weighter<KeyHash, Hot> for Weigh {
-    fn weight(&self, _: &KeyHash, hot: &Hot) -> u64 {
-        if hot.blob.in_memory() { hot.blob.len() + 1024 } else { OPEN_FILE_WEIGHT }
+impl quick_cache::Weighter<KeyHash, Arc<Hot>> for Weigh {
+    fn weight(&self, _: &KeyHash, hot: &Arc<Hot>) -> u64 {
+        hot.blob.overhead() + if hot.blob.in_memory() { 1024 } else { self.open_file }
     }
 }
 
@@ -133,21 +152,30 @@ impl Store {
         let had_index = path.exists();
         let mut rebuild = !had_index;
         let opened = Index::open(&path).or_else(|fault| {
+            if matches!(fault.cause, Cause::DiskFull { .. }) {
+                return Err(fault);
+            }
             tracing::warn!(%fault, "the index cannot be read; it is rebuilt from the folder");
             rebuild = true;
             files.set_aside(&["index.redb"])?;
             Index::open(&path)
         })?;
         let (changes, queue) = sync_channel(CHANGES_MAX);
+        let partials = files.journals().collect();
+        let open_file = (options.memory_size / options.open_files.max(1)).max(OPEN_FILE_WEIGHT);
         let store = Self(Arc::new(Inner {
             files,
             index: opened,
-            hot: quick_cache::sync::Cache::with_weighter(4096, options.memory_size, Weigh),
+            hot: quick_cache::sync::Cache::with_weighter(4096, options.memory_size, Weigh { open_file }),
             touched: Mutex::default(),
             changes: Mutex::new(Some(changes)),
             writer: Mutex::default(),
+            scrubber: Mutex::default(),
+            order: Mutex::default(),
             evicting: Mutex::default(),
             growing_bytes: AtomicU64::new(0),
+            partials: Mutex::new(partials),
+            misfits: quick_cache::sync::Cache::new(MISFITS),
             naming: Mutex::default(),
             settling: Arc::default(),
             size: options.size,
@@ -157,49 +185,66 @@ impl Store {
             clock: options.clock,
             _lock: lock,
         }));
+        // Before anything is downloaded: a file of a download that has just begun looks like one of those.
+        store.sweep_partials();
         let weak = Arc::downgrade(&store.0);
         let writer = std::thread::Builder::new()
             .name("index".into())
-            .spawn(move || write_changes(&weak, &queue))
+            .spawn(move || writer::run(&weak, &queue))
             .map_err(|e| Fault::disk("cannot start the index's thread", &e))?;
         *store.0.writer.lock().unwrap_or_else(PoisonError::into_inner) = Some(writer);
+        let weak = Arc::downgrade(&store.0);
+        let (keep_on, stop) = sync_channel(0);
+        let scrubber = std::thread::Builder::new()
+            .name("scrub".into())
+            .spawn(move || scrub::run(&weak, &stop))
+            .map_err(|e| Fault::disk("cannot start the thread that reads everything again", &e))?;
+        *store.0.scrubber.lock().unwrap_or_else(PoisonError::into_inner) = Some((keep_on, scrubber));
         Ok(store)
     }
 
     /// After an unclean stop or with a new index: takes in what lies in the folder, removes what nothing names. Blocks for
     /// as long as that takes; the store serves meanwhile. Does nothing after a clean stop.
     pub fn reconcile(&self) {
-        self.sweep_partials();
         if !self.0.scanning.load(Ordering::Relaxed) {
             return;
         }
-        let scanned = self.0.files.scan(|entry| {
-            if matches!(self.0.index.look_up(&entry.key), Ok(None)) {
-                self.change(Change::Put(Arc::new(entry)));
-            }
-        });
+        let is_needed =
+            |object: &ObjectId| self.0.index.names(object) || self.0.index.pending_objects().contains(object);
+        let files = &self.0.files;
+        let scanned =
+            files.scan(|path| self.take_in(path)).and_then(|()| files.remove_orphans(|| self.naming(), is_needed));
         if let Err(error) = scanned {
             tracing::warn!(%error, "the store's folder cannot be scanned");
         }
         self.0.scanning.store(false, Ordering::Relaxed);
     }
 
+    /// Takes in what a scan has found, unless it is known, or has been removed while the scan went on.
+    fn take_in(&self, path: &Path) {
+        // It is neither just being published nor just being deleted.
+        let _naming = self.naming();
+        let Some(entry) = self.0.files.read_entry(path) else { return drop(std::fs::remove_file(path)) };
+        let order = self.order();
+        if self.0.index.is_unknown(&entry.key) {
+            self.change(&order, Change::Put(Arc::new(entry)));
+        }
+    }
+
     /// What is hot, without touching the disk.
-    pub fn lookup_hot(&self, key: &KeyHash) -> Option<(Arc<Entry>, Arc<Blob>)> {
-        let hot = self.0.hot.get(key)?;
-        self.touch(&hot.entry);
-        Some((hot.entry, hot.blob))
+    pub fn lookup_hot(&self, key: &KeyHash) -> Option<Arc<Hot>> {
+        self.0.hot.get(key)
     }
 
     /// The entry of a key.
     pub async fn lookup(&self, key: KeyHash) -> Result<Option<Arc<Entry>>, Fault> {
         if let Some(hot) = self.0.hot.get(&key) {
-            return Ok(Some(hot.entry));
+            return Ok(Some(hot.entry.clone()));
         }
         let store = self.clone();
         let found = blocking("look up", move || store.0.index.look_up(&key)).await?;
         if let Some(entry) = &found {
-            self.touch(entry);
+            self.touch(entry, self.0.clock.now());
         }
         Ok(found)
     }
@@ -209,21 +254,15 @@ impl Store {
         if let Some(hot) = self.0.hot.get(&entry.key)
             && hot.entry.object == entry.object
         {
-            return Ok(hot.blob);
+            return Ok(hot.blob.clone());
         }
         let (store, wanted) = (self.clone(), entry.clone());
-        let opened = blocking("open an object", move || Blob::open(&store.0.files, &wanted, &store.0.clock)).await;
-        match opened {
-            Ok(blob) => {
-                let blob = Arc::new(blob);
-                self.keep_hot(entry, &blob);
-                Ok(blob)
-            }
-            Err(fault) => {
-                self.drop_damaged(entry, &fault);
-                Err(fault)
-            }
-        }
+        let opened = blocking("open an object", move || {
+            let blob = Arc::new(Blob::open(&store.0.files, &wanted, &store.0.clock)?);
+            store.keep_hot(&wanted, &blob);
+            Ok(blob)
+        });
+        opened.await.inspect_err(|fault| self.drop_damaged(entry, fault))
     }
 
     /// An object turned out to be damaged: it is as if it had never been stored.
@@ -251,10 +290,11 @@ impl Store {
                 let mut updated = Entry::new(&plan, entry.object, entry.size, now);
                 updated.stored_at = entry.stored_at;
                 updated.uses = AtomicU64::new(entry.uses());
-                self.forget_hot(&entry.key);
-                self.change(Change::Put(Arc::new(updated)));
+                let order = self.order();
+                self.0.hot.remove(&entry.key);
+                self.change(&order, Change::Put(Arc::new(updated)));
             }
-            _ => drop(self.touched().insert(entry.key, entry.clone())),
+            _ => self.note_touched(entry),
         }
     }
 
@@ -267,9 +307,10 @@ impl Store {
     }
 
     fn remove_entry(&self, key: KeyHash) {
-        self.forget_hot(&key);
+        let order = self.order();
+        self.0.hot.remove(&key);
         self.touched().remove(&key);
-        self.change(Change::Remove(key));
+        self.change(&order, Change::Remove(key));
     }
 
     /// Forgets all keys that begin with `prefix`; says how many.
@@ -290,17 +331,22 @@ impl Store {
         Ok(keys.len() as u64)
     }
 
-    /// Begins a download. Blocks. Makes room first; `DiskFull` when there is none.
+    /// Begins a download. Blocks. Makes room first; `TooLarge` or `DiskFull` when there is none.
     pub fn begin(&self, plan: Plan) -> Result<Arc<Growing>, Fault> {
-        if let Some(total) = plan.total
-            && total > self.limit_bytes()
-        {
-            return Err(Fault::new(Cause::TooLarge { limit: self.limit_bytes() }));
-        }
-        self.make_room(plan.total.unwrap_or(0))?;
-        let began = Growing::begin(self, plan);
-        *self.degraded() = began.as_ref().err().map(ToString::to_string);
+        let _one_at_a_time = self.evicting();
+        let least = plan.total.or_else(|| self.0.misfits.get(&plan.key)).unwrap_or(0);
+        let began = self.make_room(least).and_then(|()| Growing::begin(self, plan));
+        self.note(began.as_ref().err());
         began
+    }
+
+    /// Is anything left of an earlier download of this key?
+    pub fn has_partial(&self, key: &KeyHash) -> bool {
+        self.partials().contains(key)
+    }
+
+    fn partials(&self) -> MutexGuard<'_, HashSet<KeyHash>> {
+        self.0.partials.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// What is left of an earlier download of this key. Blocks.
@@ -342,13 +388,16 @@ impl Store {
 
     /// Writes what is pending and marks the stop as clean. Blocks.
     pub fn close(&self) {
+        if let Some((keep_on, scrubber)) = self.0.scrubber.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            drop(keep_on);
+            let _ = scrubber.join();
+        }
         while Arc::strong_count(&self.0.settling) > 1 {
             std::thread::sleep(Duration::from_millis(5));
         }
-        self.flush_touched();
         drop(self.0.changes.lock().unwrap_or_else(PoisonError::into_inner).take());
         let writer = self.0.writer.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let written = writer.is_none_or(|thread| thread.join().is_ok());
+        let written = writer.is_none_or(|thread| thread.join().unwrap_or(false));
         if written && !self.0.scanning.load(Ordering::Relaxed) {
             let _ = files::write_whole(&self.0.files.path("clean"), b"");
         }
@@ -383,8 +432,9 @@ impl Store {
 
     /// Hands an announced entry to the writer, unless it has been replaced or removed in the meantime.
     fn put_if_current(&self, entry: &Arc<Entry>) {
+        let order = self.order();
         if self.0.index.is_announced(entry) {
-            self.change(Change::Put(entry.clone()));
+            self.change(&order, Change::Put(entry.clone()));
         }
     }
 
@@ -398,38 +448,60 @@ impl Store {
         }
     }
 
-    /// Lets look-ups see an entry that is not yet in the index on disk.
-    fn announce(&self, entry: &Arc<Entry>) {
+    /// Lets look-ups see an entry that is not yet in the index on disk, with its object if that is at hand.
+    fn announce(&self, entry: &Arc<Entry>, blob: Option<Blob>) {
+        let _order = self.order();
         self.0.index.announce(&Change::Put(entry.clone()));
+        match blob {
+            Some(blob) => self.0.hot.insert(entry.key, Arc::new(Hot { entry: entry.clone(), blob: Arc::new(blob) })),
+            None => drop(self.0.hot.remove(&entry.key)),
+        }
     }
 
     fn grow(&self, by: u64) {
         self.0.growing_bytes.fetch_add(by, Ordering::Relaxed);
     }
 
+    /// The content of this key, of unknown length, needs so much room at least.
+    fn remember_misfit(&self, key: KeyHash, least: u64) {
+        self.0.misfits.insert(key, least);
+    }
+
     fn shrink(&self, by: u64) {
         self.0.growing_bytes.fetch_sub(by, Ordering::Relaxed);
     }
 
+    /// Keeps an opened object at hand, unless its entry has been replaced or removed in the meantime. Blocks.
     fn keep_hot(&self, entry: &Arc<Entry>, blob: &Arc<Blob>) {
-        self.0.hot.insert(entry.key, Hot { entry: entry.clone(), blob: blob.clone() });
+        let _order = self.order();
+        let known = self.0.index.look_up(&entry.key);
+        if matches!(known, Ok(Some(known)) if known.object == entry.object && known.head == entry.head) {
+            self.0.hot.insert(entry.key, Arc::new(Hot { entry: entry.clone(), blob: blob.clone() }));
+        }
     }
 
-    fn forget_hot(&self, key: &KeyHash) {
-        self.0.hot.remove(key);
+    fn order(&self) -> MutexGuard<'_, ()> {
+        self.0.order.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn touch(&self, entry: &Arc<Entry>) {
-        let now = self.0.clock.now();
+    /// An entry has been asked for.
+    pub fn touch(&self, entry: &Arc<Entry>, now: Timestamp) {
         let written = entry.used_at();
         entry.touch(now);
         if now.since(written) > TOUCH_EVERY {
-            self.touched().insert(entry.key, entry.clone());
+            self.note_touched(entry);
+        }
+    }
+
+    fn note_touched(&self, entry: &Arc<Entry>) {
+        let mut touched = self.touched();
+        if touched.len() < TOUCHED_MAX {
+            touched.insert(entry.key, entry.clone());
         }
     }
 
     /// Makes a change visible and hands it to the writer.
-    fn change(&self, change: Change) {
+    fn change(&self, _order: &MutexGuard<'_, ()>, change: Change) {
         self.0.index.announce(&change);
         let changes = self.0.changes.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let Some(changes) = changes else { return };
@@ -437,88 +509,6 @@ impl Store {
             // The disk is slower than we are: this thread waits like the writer does.
             let _ = changes.send(change);
         }
-    }
-
-    fn flush_touched(&self) {
-        let touched = std::mem::take(&mut *self.touched());
-        for entry in touched.into_values() {
-            // Only what is still the entry of its key: a change in the meantime counts more.
-            if matches!(self.0.index.look_up(&entry.key), Ok(Some(known)) if known.object == entry.object) {
-                self.change(Change::Put(entry));
-            }
-        }
-    }
-
-    /// Evicts until `incoming` more bytes fit into the limit and the reserve of the file system stays free.
-    fn make_room(&self, incoming: u64) -> Result<(), Fault> {
-        let _one_at_a_time = self.0.evicting.lock().unwrap_or_else(PoisonError::into_inner);
-        for _ in 0..10_000 {
-            let used =
-                self.0.index.bytes() + self.0.index.pending_size().1 + self.0.growing_bytes.load(Ordering::Relaxed);
-            let over = (used + incoming).saturating_sub(self.limit_bytes());
-            let space = disk::space(self.0.files.root()).map_err(|e| Fault::disk("the file system", &e))?;
-            let short = (incoming + space.reserve()).saturating_sub(space.free);
-            let needed = over.max(short);
-            if needed == 0 {
-                return Ok(());
-            }
-            if self.evict(needed)? > 0 {
-                continue;
-            }
-            // What is not on disk yet cannot be chosen.
-            self.settle();
-            if self.evict(needed)? == 0 {
-                let detail = format!("{needed} bytes are missing and nothing can be evicted");
-                return Err(Fault::new(Cause::DiskFull { detail: detail.into() }));
-            }
-        }
-        Ok(())
-    }
-
-    /// Evicts the least worthy of a random sample, at most `needed` bytes of them; returns how many went.
-    fn evict(&self, needed: u64) -> Result<u64, Fault> {
-        let now = self.0.clock.now();
-        let mut sample = Vec::with_capacity(SAMPLE);
-        self.0.index.walk(KeyHash(entropy::random_bytes()), |entry| {
-            let in_use = self.0.hot.peek(&entry.key).is_some_and(|hot| Arc::strong_count(&hot.blob) > 2);
-            if !in_use {
-                sample.push(entry);
-            }
-            sample.len() < SAMPLE
-        })?;
-        let worth = |entry: &Entry| {
-            eviction::worth(
-                &Candidate {
-                    class: entry.class,
-                    size: entry.size,
-                    uses: entry.uses(),
-                    stored_at: entry.stored_at,
-                    used_at: entry.used_at(),
-                },
-                now,
-            )
-        };
-        sample.sort_by(|a, b| worth(a).total_cmp(&worth(b)));
-        // A sample's better half stays, unless there is nothing else.
-        sample.truncate(sample.len().div_ceil(2));
-        let mut freed = 0;
-        let going: Vec<_> = sample
-            .into_iter()
-            .take_while(|entry| {
-                let wanted = freed < needed;
-                freed += if wanted { entry.size.max(1) } else { 0 };
-                wanted
-            })
-            .collect();
-        let batch: Vec<_> = going.iter().map(|entry| Change::Remove(entry.key)).collect();
-        for change in &batch {
-            self.0.index.announce(change);
-        }
-        going.iter().for_each(|entry| self.forget_hot(&entry.key));
-        let superfluous = self.0.index.commit(&batch)?;
-        self.0.evictions.fetch_add(going.len() as u64, Ordering::Relaxed);
-        self.0.delete(&superfluous);
-        Ok(freed)
     }
 
     fn sweep_partials(&self) {
@@ -539,13 +529,17 @@ impl Store {
     fn touched(&self) -> MutexGuard<'_, HashMap<KeyHash, Arc<Entry>>> {
         self.0.touched.lock().unwrap_or_else(PoisonError::into_inner)
     }
-
-    fn degraded(&self) -> MutexGuard<'_, Option<String>> {
-        self.0.degraded.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
 impl Inner {
+    /// Writes changes to the index and deletes what they make superfluous. Until that is done a removal stays announced: a
+    /// scan that finds the files leaves them alone.
+    fn commit(&self, batch: &[Change]) -> Result<(), Fault> {
+        self.delete(&self.index.commit(batch)?);
+        self.index.forget_pending(batch);
+        Ok(())
+    }
+
     fn delete(&self, superfluous: &Superfluous) {
         let _naming = self.naming.lock().unwrap_or_else(PoisonError::into_inner);
         let needed = self.index.pending_objects();
@@ -555,40 +549,6 @@ impl Inner {
         for object in superfluous.objects.iter().filter(|object| !needed.contains(*object)) {
             let _ = std::fs::remove_file(self.files.object(object));
             let _ = std::fs::remove_file(self.files.values(object));
-        }
-    }
-}
-
-/// The writer's thread: batches, until the store is closed or gone.
-fn write_changes(store: &std::sync::Weak<Inner>, queue: &Receiver<Change>) {
-    let mut batch = Vec::new();
-    loop {
-        let ended = match queue.recv_timeout(TOUCH_EVERY) {
-            Ok(change) => {
-                batch.push(change);
-                std::thread::sleep(BATCH_WAIT);
-                batch.extend(queue.try_iter().take(CHANGES_MAX));
-                false
-            }
-            Err(RecvTimeoutError::Timeout) => false,
-            Err(RecvTimeoutError::Disconnected) => true,
-        };
-        let Some(inner) = store.upgrade() else { return };
-        if !batch.is_empty() {
-            match inner.index.commit(&batch) {
-                Ok(superfluous) => {
-                    inner.delete(&superfluous);
-                    batch.clear();
-                }
-                Err(fault) => {
-                    tracing::error!(%fault, "the index cannot be written; trying again");
-                    let keep = batch.len().saturating_sub(CHANGES_MAX);
-                    batch.drain(..keep);
-                }
-            }
-        }
-        if ended {
-            return;
         }
     }
 }

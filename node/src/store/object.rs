@@ -103,6 +103,15 @@ impl Entry {
         self.used_at.store(now.0, Ordering::Relaxed);
         self.uses.fetch_add(1, Ordering::Relaxed);
     }
+
+    /// Takes over what another copy of the same entry has seen since.
+    pub(super) fn touched_as(&self, other: &Self) {
+        let newest =
+            |mine: &AtomicU64, theirs: &AtomicU64| mine.fetch_max(theirs.load(Ordering::Relaxed), Ordering::Relaxed);
+        newest(&self.confirmed_at, &other.confirmed_at);
+        newest(&self.used_at, &other.used_at);
+        newest(&self.uses, &other.uses);
+    }
 }
 
 /// An entry as it is written to disk. Version 1: fields are only ever added in a new version.

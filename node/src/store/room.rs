@@ -1,0 +1,145 @@
+//! Room for what comes: the limit and the reserve are kept, the least worthy go, and trouble with the disk is said once.
+
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, MutexGuard, PoisonError};
+
+use super::eviction::{self, Candidate, Room};
+use super::index::Change;
+use super::{Entry, Store};
+use crate::classify::KeyHash;
+use crate::fault::{Cause, Fault, Whose};
+use crate::os::{disk, entropy};
+
+/// Entries looked at to find those that go.
+const SAMPLE: usize = 64;
+
+impl Store {
+    /// Room for so many bytes more of a download whose length was not known. Blocks.
+    pub(super) fn more_room(&self, bytes: u64) -> Result<(), Fault> {
+        let _one_at_a_time = self.evicting();
+        let made = self.make_room(bytes);
+        self.note(made.as_ref().err());
+        made.map(|()| self.grow(bytes))
+    }
+
+    /// Something was written, or could not be: says so once when that begins or ends.
+    pub(super) fn note(&self, fault: Option<&Fault>) {
+        if fault.is_some_and(|fault| fault.whose != Whose::Disk) {
+            return;
+        }
+        let reason = fault.map(ToString::to_string);
+        let before = std::mem::replace(&mut *self.degraded(), reason.clone());
+        match (before, reason) {
+            (None, Some(reason)) => tracing::error!(
+                "nothing new is stored, requests are passed on: {reason}; make room or mend {}",
+                self.0.files.root().display()
+            ),
+            (Some(_), None) => tracing::info!("what is new is stored again"),
+            _ => {}
+        }
+    }
+
+    /// Was the trouble with the disk mended meanwhile?
+    pub(super) fn try_again(&self) {
+        if self.degraded().is_none() {
+            return;
+        }
+        let root = self.0.files.root();
+        let written = self.0.files.check_writable().map_err(|e| Fault::disk(root.display(), &e));
+        let _one_at_a_time = self.evicting();
+        self.note(written.and_then(|()| self.make_room(0)).err().as_ref());
+    }
+
+    /// Evicts until `incoming` more bytes fit into the limit and the reserve of the file system stays free. Nothing goes for
+    /// what would not fit anyway.
+    pub(super) fn make_room(&self, incoming: u64) -> Result<(), Fault> {
+        for _ in 0..10_000 {
+            let room = Room {
+                stored: self.0.index.bytes() + self.0.index.pending_size().1,
+                growing: self.0.growing_bytes.load(Ordering::Relaxed),
+                limit: self.limit_bytes(),
+                space: disk::space(self.0.files.root()).map_err(|e| Fault::disk("the file system", &e))?,
+            };
+            let needed = room.surplus(incoming);
+            if needed == 0 {
+                return Ok(());
+            }
+            if needed > room.stored {
+                return Err(Fault::new(match room.most() {
+                    0 => {
+                        let (free, reserve) = (room.space.free, room.space.reserve());
+                        let detail = format!("{free} bytes are free, and {reserve} are always left to others");
+                        Cause::DiskFull { detail: detail.into() }
+                    }
+                    limit => Cause::TooLarge { limit },
+                }));
+            }
+            if self.evict(needed)? > 0 {
+                continue;
+            }
+            // What is not on disk yet cannot be chosen.
+            self.settle();
+            if self.evict(needed)? == 0 {
+                let detail = format!("{needed} bytes are missing and nothing more can be evicted");
+                return Err(Fault::new(Cause::DiskFull { detail: detail.into() }));
+            }
+        }
+        Ok(())
+    }
+
+    /// Evicts the least worthy of a random sample, at most `needed` bytes of them; returns how many went.
+    fn evict(&self, needed: u64) -> Result<u64, Fault> {
+        let now = self.0.clock.now();
+        let mut sample = Vec::with_capacity(SAMPLE);
+        self.0.index.walk(KeyHash(entropy::random_bytes()), |entry| {
+            let in_use = self.0.hot.peek(&entry.key).is_some_and(|hot| Arc::strong_count(&hot.blob) > 1);
+            if !in_use {
+                sample.push(entry);
+            }
+            sample.len() < SAMPLE
+        })?;
+        let worth = |entry: &Entry| {
+            eviction::worth(
+                &Candidate {
+                    class: entry.class,
+                    size: entry.size,
+                    uses: entry.uses(),
+                    stored_at: entry.stored_at,
+                    used_at: entry.used_at(),
+                },
+                now,
+            )
+        };
+        sample.sort_by(|a, b| worth(a).total_cmp(&worth(b)));
+        // A sample's better half stays, unless there is nothing else.
+        sample.truncate(sample.len().div_ceil(2));
+        let mut freed = 0;
+        let going: Vec<_> = sample
+            .into_iter()
+            .take_while(|entry| {
+                let wanted = freed < needed;
+                freed += if wanted { entry.size.max(1) } else { 0 };
+                wanted
+            })
+            .collect();
+        let batch: Vec<_> = going.iter().map(|entry| Change::Remove(entry.key)).collect();
+        {
+            let _order = self.order();
+            for change in &batch {
+                self.0.index.announce(change);
+            }
+            going.iter().for_each(|entry| drop(self.0.hot.remove(&entry.key)));
+        }
+        self.0.commit(&batch)?;
+        self.0.evictions.fetch_add(going.len() as u64, Ordering::Relaxed);
+        Ok(freed)
+    }
+
+    pub(super) fn evicting(&self) -> MutexGuard<'_, ()> {
+        self.0.evicting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn degraded(&self) -> MutexGuard<'_, Option<String>> {
+        self.0.degraded.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,216 @@
+//! Tests of the store as a whole, and what the tests of its parts are made of.
+
+use tempfile::TempDir;
+
+use super::*;
+use crate::classify::{Class, Url};
+use crate::os::clock::Timestamp;
+
+pub(super) fn options(dir: &TempDir, clock: &Clock) -> Options {
+    let size = CacheSize::Bytes(64 << 20);
+    Options { dir: dir.path().to_owned(), size, memory_size: 1 << 20, open_files: 100, clock: clock.clone() }
+}
+
+/// A store at a time that stands still.
+pub(super) fn store_in(dir: &TempDir) -> (Store, Clock) {
+    let clock = Clock::manual(Timestamp(1_000_000_000_000));
+    (Store::open(options(dir, &clock)).unwrap(), clock)
+}
+
+pub(super) fn plan(url: &str, total: Option<u64>) -> Plan {
+    let url = Url::parse(url).unwrap();
+    let head = Head { status: http::StatusCode::OK, fields: http::HeaderMap::new() };
+    Plan { key: url.key_hash(), url, class: Class::Package, head, total, digest: None }
+}
+
+/// Stores a content.
+pub(super) async fn put(store: &Store, url: &str, content: &[u8]) -> Arc<Entry> {
+    let growing = store.begin(plan(url, Some(content.len() as u64))).unwrap();
+    growing.write_at(0, content).unwrap();
+    growing.hash_available().unwrap();
+    growing.seal(content.len() as u64).unwrap();
+    growing.publish().await.unwrap()
+}
+
+pub(super) fn key(url: &str) -> KeyHash {
+    Url::parse(url).unwrap().key_hash()
+}
+
+/// Changes a byte of a stored object, as a failing disk would.
+pub(super) fn flip(store: &Store, url: &str, at: u64) {
+    use std::os::unix::fs::FileExt;
+    let entry = store.0.index.look_up(&key(url)).unwrap().unwrap();
+    let file = File::options().read(true).write(true).open(store.0.files.object(&entry.object)).unwrap();
+    let mut byte = [0];
+    file.read_exact_at(&mut byte, at).unwrap();
+    file.write_all_at(&[!byte[0]], at).unwrap();
+}
+
+const A: &str = "http://example.org/a";
+const B: &str = "http://example.org/b";
+
+#[tokio::test]
+async fn use_is_written_while_the_store_is_open() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, clock) = store_in(&dir);
+    for url in [A, B] {
+        put(&store, url, &[7; 1000]).await;
+    }
+    store.settle();
+    let on_disk = |url: &str| store.0.index.look_up(&key(url)).unwrap().unwrap();
+    for _ in 0..10 {
+        clock.advance(Duration::from_secs(61));
+        store.touch(&store.lookup_hot(&key(A)).unwrap().entry, clock.now());
+    }
+    let entry = store.lookup(key(B)).await.unwrap().unwrap();
+    store.confirm(&entry, None);
+    assert_eq!(on_disk(A).uses(), 1, "not yet");
+    store.flush_touched();
+    assert_eq!((on_disk(A).uses(), on_disk(A).used_at()), (11, clock.now()));
+    assert_eq!(on_disk(B).confirmed_at(), clock.now());
+    // What is used all the time is not noted anew, and written all the same.
+    store.touch(&store.lookup_hot(&key(A)).unwrap().entry, clock.now());
+    store.flush_touched();
+    assert_eq!(on_disk(A).uses(), 12);
+    // What has been idle is let go, and what is gone does not come back.
+    clock.advance(Duration::from_secs(61));
+    store.flush_touched();
+    assert!(store.touched().is_empty());
+    store.touch(&store.lookup_hot(&key(A)).unwrap().entry, clock.now());
+    store.0.index.commit(&[Change::Remove(key(A))]).unwrap();
+    store.flush_touched();
+    assert!(store.0.index.look_up(&key(A)).unwrap().is_none());
+    assert_eq!(store.usage().objects, 1);
+}
+
+#[tokio::test]
+async fn room_is_claimed_before_it_is_used() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, _) = store_in(&dir);
+    let first = store.begin(plan(A, Some(40 << 20))).unwrap();
+    let too_large = store.begin(plan(B, Some(40 << 20))).err().unwrap();
+    assert_eq!(too_large.cause, Cause::TooLarge { limit: 24 << 20 });
+    // Of unknown length: it begins, and ends where there is no more room.
+    let second = store.begin(plan(B, None)).unwrap();
+    let piece = vec![1; 1 << 20];
+    let written = (0..40).find_map(|i| second.write_at(i << 20, &piece).err().map(|fault| (i, fault)));
+    let (pieces, fault) = written.unwrap();
+    assert!((16..=24).contains(&pieces) && matches!(fault.cause, Cause::TooLarge { .. }), "{pieces} {fault}");
+    drop(second);
+    assert!(store.begin(plan(B, None)).is_err(), "it is known now");
+    drop(first);
+    assert!(store.begin(plan(B, None)).is_ok());
+    assert!(store.usage().degraded.is_none(), "nothing is wrong with the disk");
+}
+
+#[tokio::test]
+async fn after_a_kill_what_nothing_names_is_removed() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, clock) = store_in(&dir);
+    let kept = put(&store, A, &[1; 200_000]).await;
+    put(&store, "http://example.org/same", &[1; 200_000]).await;
+    let orphan = put(&store, B, &[2; 200_000]).await;
+    store.settle();
+    let files = store.0.files.clone();
+    // As a kill leaves it: no mark of a clean stop, and of one object the entry is gone.
+    drop(store);
+    std::fs::remove_file(files.entry(&orphan.object, &orphan.key)).unwrap();
+    std::fs::remove_file(files.path("index.redb")).unwrap();
+    let store = loop {
+        // The threads of the one before let go of the folder.
+        match Store::open(options(&dir, &clock)) {
+            Ok(store) => break store,
+            Err(_) => std::thread::yield_now(),
+        }
+    };
+    store.reconcile();
+    assert!(!files.object(&orphan.object).exists() && !files.values(&orphan.object).exists());
+    store.settle();
+    assert_eq!(store.usage().objects, 1);
+    let entry = store.lookup(key(A)).await.unwrap().unwrap();
+    assert_eq!(entry.object, kept.object);
+    assert_eq!(store.open_blob(&entry).await.unwrap().len(), 200_000);
+}
+
+#[tokio::test]
+async fn what_comes_during_the_scan_is_not_taken_for_a_remnant() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, _) = store_in(&dir);
+    let entry = put(&store, A, &[1; 200_000]).await;
+    let files = &store.0.files;
+    let record_path = files.entry(&entry.object, &entry.key);
+    // Its entry has been written, its object gets its name before the lock is free.
+    let aside = dir.path().join("aside");
+    let naming = store.naming();
+    std::fs::rename(files.object(&entry.object), &aside).unwrap();
+    std::thread::scope(|scope| {
+        let scan = scope.spawn(|| files.scan(|path| store.take_in(path)).unwrap());
+        std::fs::rename(&aside, files.object(&entry.object)).unwrap();
+        drop(naming);
+        scan.join().unwrap();
+    });
+    assert!(record_path.exists());
+    // The other way round: what looked like an orphan has its entry by then, or somebody needs it.
+    let record = std::fs::read(files.entry(&entry.object, &entry.key)).unwrap();
+    std::fs::remove_file(files.entry(&entry.object, &entry.key)).unwrap();
+    files.remove_orphans(|| (), |object| *object == entry.object).unwrap();
+    let arrive = || std::fs::write(files.entry(&entry.object, &entry.key), &record).unwrap();
+    files.remove_orphans(arrive, |_| false).unwrap();
+    assert!(files.object(&entry.object).exists());
+    std::fs::remove_file(files.object(&entry.object)).unwrap();
+    files.scan(|path| store.take_in(path)).unwrap();
+    assert!(!files.entry(&entry.object, &entry.key).exists());
+}
+
+#[tokio::test]
+async fn what_is_removed_during_the_scan_does_not_come_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, _) = store_in(&dir);
+    let entry = put(&store, A, &[1; 1000]).await;
+    let path = store.0.files.entry(&entry.object, &entry.key);
+    let copy = std::fs::read(&path).unwrap();
+    store.remove_entry(entry.key);
+    store.take_in(&path);
+    assert!(store.lookup(entry.key).await.unwrap().is_none());
+    // The same for who has opened it meanwhile, and who has synced it.
+    store.keep_hot(&entry, &Arc::new(Blob::open(&store.0.files, &entry, store.clock()).unwrap()));
+    store.put_if_current(&entry);
+    assert!(store.lookup_hot(&entry.key).is_none() && store.lookup(entry.key).await.unwrap().is_none());
+    // A copy that lies there when nothing is known of it is taken in.
+    store.settle();
+    let again = put(&store, B, &[1; 1000]).await;
+    assert_eq!(again.object, entry.object);
+    std::fs::write(&path, copy).unwrap();
+    while !store.0.index.is_unknown(&entry.key) {
+        std::thread::yield_now();
+    }
+    store.take_in(&path);
+    assert!(store.lookup(entry.key).await.unwrap().is_some());
+}
+
+#[test]
+fn only_downloads_that_can_be_taken_up_survive_a_start() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, clock) = store_in(&dir);
+    for (url, journalled) in [(A, true), (B, false)] {
+        let growing = store.begin(plan(url, Some(1000))).unwrap();
+        growing.write_at(0, &[1; 10]).unwrap();
+        if journalled {
+            growing.suspend().unwrap();
+        }
+    }
+    store.close();
+    drop(store);
+    let store = Store::open(options(&dir, &clock)).unwrap();
+    let began = store.begin(plan("http://example.org/new", Some(1000))).unwrap();
+    store.reconcile();
+    assert_eq!(
+        std::fs::read_dir(dir.path().join("partial")).unwrap().count(),
+        3,
+        "a file, its record, and the new one"
+    );
+    assert!(store.take_up(key(A)).is_some() && store.take_up(key(B)).is_none());
+    began.write_at(0, &[2; 1000]).unwrap();
+    began.seal(1000).unwrap();
+    assert!(tokio::runtime::Runtime::new().unwrap().block_on(began.publish()).is_ok());
+}
