@@ -9,5 +9,6 @@ mod disk;
 mod doors;
 mod flights;
 mod operations;
+mod shared_cache;
 mod store;
 mod tidy;

@@ -13,6 +13,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use http::HeaderMap;
 use tokio::sync::futures::Notified;
 use tokio::sync::{Notify, watch};
 
@@ -52,6 +53,8 @@ pub struct Departure {
     pub from: u64,
     /// All URLs of the same content, in order of preference; the first is asked again first.
     pub sources: Vec<Url>,
+    /// The fields that it was asked for with, but for ranges and conditions: what is missing is asked for with the same.
+    pub fields: HeaderMap,
 }
 
 /// All flights of the node. Cheap to clone.
@@ -72,6 +75,7 @@ struct Shared {
 pub struct Flight {
     growing: Arc<Growing>,
     sources: Vec<Url>,
+    fields: HeaderMap,
     started: Timestamp,
     phase: Mutex<Phase>,
     /// Bytes have arrived, or the phase has changed.
@@ -139,9 +143,22 @@ impl Flights {
         None
     }
 
+    /// Is anything of this key in the air, whether one may join it or not?
+    pub fn has(&self, key: &KeyHash) -> bool {
+        self.0.in_progress().contains_key(key)
+    }
+
+    /// What is in the air under this key is not to be stored, and nobody joins it any more; who reads it reads on.
+    pub fn disown(&self, key: &KeyHash) {
+        let flight = self.0.in_progress().remove(key);
+        if let Some(flight) = flight {
+            flight.growing.discard();
+        }
+    }
+
     /// Begins a flight. When the store cannot take it, the answer comes back with the reason, to be passed on as it is.
     pub async fn start(&self, departure: Departure) -> Result<Arc<Flight>, (Fault, Box<Answer>)> {
-        let Departure { plan, answer, taken_up, from, sources } = departure;
+        let Departure { plan, answer, taken_up, from, sources, fields } = departure;
         let growing = match taken_up {
             Some(growing) => Ok(growing),
             None => {
@@ -156,6 +173,7 @@ impl Flights {
         };
         let flight = Arc::new(Flight {
             sources,
+            fields,
             started: self.0.clock.now(),
             phase: Mutex::new(Phase::Flying),
             news: Notify::new(),

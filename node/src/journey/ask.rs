@@ -342,7 +342,8 @@ impl Journey {
             total: answer.body.length(),
             digest: question.classified.digest.clone(),
         };
-        let departure = Departure { plan, answer, taken_up: continued.cloned(), from, sources };
+        let fields = self.request_fields(question);
+        let departure = Departure { plan, answer, taken_up: continued.cloned(), from, sources, fields };
         match self.0.flights.start(departure).await {
             Ok(flight) => Resolution::Flight(flight),
             Err((fault, answer)) => {

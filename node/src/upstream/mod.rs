@@ -13,8 +13,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{
-    AUTHORIZATION, CONNECTION, CONTENT_LENGTH, COOKIE, HOST, HeaderName, IF_MATCH, IF_MODIFIED_SINCE, IF_NONE_MATCH,
-    IF_RANGE, IF_UNMODIFIED_SINCE, LOCATION, PROXY_AUTHORIZATION, RANGE, TE, TRAILER, TRANSFER_ENCODING, UPGRADE,
+    AGE, AUTHORIZATION, CACHE_CONTROL, CONNECTION, CONTENT_LENGTH, COOKIE, DATE, EXPIRES, HOST, HeaderName, IF_MATCH,
+    IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_RANGE, IF_UNMODIFIED_SINCE, LOCATION, PROXY_AUTHORIZATION, RANGE, SET_COOKIE,
+    TE, TRAILER, TRANSFER_ENCODING, UPGRADE, VARY,
 };
 use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri};
 use http_body_util::combinators::UnsyncBoxBody;
@@ -129,6 +130,10 @@ impl Upstreams {
             }
             if request.url.is_https() && !target.is_https() {
                 return Err(malformed("a redirect from https to http"));
+            }
+            if target.authority() != request.url.authority() {
+                request.fields.remove(AUTHORIZATION);
+                request.fields.remove(COOKIE);
             }
             seen.push(target.clone());
             request.url = target;
@@ -327,7 +332,19 @@ fn no_head(host: &Arc<str>, error: &hyper::Error) -> Fault {
 /// Removes what belongs to one connection (RFC 9110 7.6.1), and what `Connection` names besides; end-to-end fields that a
 /// client names there to harm the request are kept.
 pub fn strip_hop_by_hop(fields: &mut HeaderMap) {
-    const KEPT: [HeaderName; 5] = [HOST, CONTENT_LENGTH, http::header::CACHE_CONTROL, AUTHORIZATION, COOKIE];
+    const KEPT: [HeaderName; 10] = [
+        HOST,
+        CONTENT_LENGTH,
+        CACHE_CONTROL,
+        AUTHORIZATION,
+        COOKIE,
+        // Without these an answer would be reused more freely than its origin meant.
+        AGE,
+        DATE,
+        EXPIRES,
+        SET_COOKIE,
+        VARY,
+    ];
     let named: Vec<HeaderName> = fields
         .get_all(CONNECTION)
         .iter()
@@ -350,7 +367,7 @@ pub fn strip_hop_by_hop(fields: &mut HeaderMap) {
 }
 
 /// A `Location` relative to where it was said (RFC 3986 5.2, without removing dot segments: upstream knows what they mean).
-fn resolve(base: &Url, location: &str) -> Option<Url> {
+pub fn resolve(base: &Url, location: &str) -> Option<Url> {
     if let Some(rest) = location.strip_prefix("//") {
         return Url::parse(&format!("{}://{rest}", base.scheme())).ok();
     }
