@@ -2,7 +2,7 @@
 
 use imirror_tests::content;
 use imirror_tests::http::{Answer, Connection, request};
-use imirror_tests::node::Node;
+use imirror_tests::node::{Node, flip_byte};
 use imirror_tests::origin::{Origin, Page, Trouble};
 
 const PAGE: &str = "/site/page.html";
@@ -467,4 +467,54 @@ fn nobody_waits_for_what_cannot_be_shared() {
         assert_eq!(origin.seen(&path).len(), 4);
         drop(first);
     }
+}
+
+#[test]
+fn what_broke_off_is_continued_as_it_was_asked_for() {
+    let (origin, mut node) = pair();
+    let body = content(1, 30_000_000);
+    let page = Page::new(body.clone()).saying(FRESH).saying("Vary: Accept-Language");
+    // Cut in the middle: the rest is asked for with the same fields.
+    origin.put("/cut.iso", page.clone().with(Trouble::CutAt(3_000_000, 1)));
+    let german = ["Accept-Language: de"];
+    let answer = node.get_with(&origin.url("/cut.iso"), &german);
+    assert!(answer.complete && answer.body == body);
+    let seen = origin.seen("/cut.iso");
+    assert_eq!((seen.len(), origin.sent("/cut.iso")), (2, body.len()));
+    assert!(seen[1].fields.contains_key("if-range") && seen[1].fields["accept-language"] == "de", "{seen:?}");
+    // A stop of the node in the middle: the next request goes on where it ended, if it is the same version.
+    for (path, same) in [("/stopped.iso", true), ("/changed.iso", false)] {
+        origin.put(path, page.clone().with(Trouble::StallAt(20_000_000)));
+        let mut client = Connection::open(&node.address());
+        let (url, host) = (origin.url(path), origin.address());
+        client.send(&format!("GET {url} HTTP/1.1\r\nHost: {host}\r\nAccept-Language: de\r\n\r\n"));
+        client.head().unwrap();
+        assert!(client.read(20_000_000) == body[..20_000_000]);
+        drop(client);
+        node.stop();
+        let now = if same { body.clone() } else { content(2, 30_000_000) };
+        origin.put(path, Page::new(now.clone()).saying(FRESH).saying("Vary: Accept-Language"));
+        node.run();
+        let before = origin.sent(path);
+        assert!(node.get_with(&url, &german).body == now);
+        assert!(origin.seen(path).last().unwrap().fields.contains_key("range"));
+        assert_eq!(origin.sent(path) - before < 15_000_000, same);
+        assert!(node.get_with(&url, &german).body == now);
+        assert_eq!(origin.seen(path).len(), 2);
+    }
+    origin.release();
+}
+
+#[test]
+fn what_rots_on_the_disk_is_never_sent() {
+    let (origin, mut node) = pair();
+    let body = content(1, 2_000_000);
+    origin.put("/a.iso", Page::new(body.clone()).saying(FRESH));
+    assert!(node.get(&origin.url("/a.iso")).body == body);
+    node.stop();
+    flip_byte(&node.objects()[0], 1_500_000);
+    node.run();
+    let healed = node.get(&origin.url("/a.iso"));
+    assert!(healed.complete && healed.body == body);
+    assert_eq!(origin.seen("/a.iso").len(), 2);
 }

@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use http::HeaderMap;
+use http::{HeaderMap, StatusCode};
 use tokio::sync::futures::Notified;
 use tokio::sync::{Notify, watch};
 
@@ -112,6 +112,16 @@ pub struct FlightStatus {
     pub readers: usize,
     pub source: String,
     pub started: Timestamp,
+}
+
+/// Is it the rest of what an earlier flight has left, as it was asked for with `Range` and `If-Range`?
+pub fn continues(growing: &Growing, answer: &Answer) -> bool {
+    let plan = growing.plan();
+    let (total, digest_known) = (growing.total(), plan.digest.is_some());
+    let version = resume::Version { fields: &plan.head.fields, total, digest_known };
+    let question = resume::Question { from: growing.present_until(0), fields: HeaderMap::new() };
+    let begins = resume::begins_at(version, &question, answer.url.host(), answer.status, &answer.fields, true);
+    answer.status == StatusCode::PARTIAL_CONTENT && begins.is_ok()
 }
 
 impl Flights {

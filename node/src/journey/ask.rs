@@ -15,7 +15,7 @@ use super::freshness::{self, Version};
 use super::{Asked, Journey};
 use crate::classify::{Class, Classified, KeyHash, Url};
 use crate::fault::{Cause, Fault};
-use crate::flight::{Departure, Flight};
+use crate::flight::{self, Departure, Flight};
 use crate::os::tasks;
 use crate::store::{Entry, Growing, Plan};
 use crate::upstream::{Answer, Patience, Request};
@@ -254,10 +254,7 @@ impl Journey {
 
     /// The fields of a request of ours: nothing of the client's for what is ours (FAULTS.md 5).
     pub(super) fn request_fields(&self, question: &Question) -> HeaderMap {
-        let mut fields = HeaderMap::new();
-        fields.insert(USER_AGENT, HeaderValue::from_static(concat!("imirror/", env!("CARGO_PKG_VERSION"))));
-        fields.insert(ACCEPT, HeaderValue::from_static("*/*"));
-        fields.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+        let mut fields = own_fields();
         fields.insert(VIA, self.0.via.clone());
         if question.insist {
             fields.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
@@ -323,12 +320,12 @@ impl Journey {
             tracing::debug!(url = %question.url, reason = reason.as_str(), "not stored");
             return Resolution::Unshared(Arc::new(Mutex::new(Some(Box::new(answer)))));
         }
-        let continued = partial.filter(|_| answer.status == StatusCode::PARTIAL_CONTENT);
+        let continued = partial.filter(|growing| flight::continues(growing, &answer));
         if answer.status == StatusCode::PARTIAL_CONTENT && continued.is_none() {
             let host = source.authority().into();
             return Resolution::Failed(Fault::new(Cause::Malformed {
                 host,
-                detail: "206 to a request for everything".into(),
+                detail: "206 with something else than was asked for".into(),
             }));
         }
         let from = continued.map_or(0, |growing| growing.present_until(0));
@@ -361,8 +358,17 @@ pub(super) fn patience(cached: bool) -> Patience {
     Patience { connect: Duration::from_secs(connect), head: Duration::from_secs(head), stall: Duration::from_secs(5) }
 }
 
+/// The fields of a request that is nobody's but ours.
+pub(super) fn own_fields() -> HeaderMap {
+    let mut fields = HeaderMap::new();
+    fields.insert(USER_AGENT, HeaderValue::from_static(concat!("imirror/", env!("CARGO_PKG_VERSION"))));
+    fields.insert(ACCEPT, HeaderValue::from_static("*/*"));
+    fields.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+    fields
+}
+
 /// `Range` and `If-Range` for what is missing at the end of a partial download; `None` when its version cannot be named.
-fn resume_fields(growing: &Growing, digest_known: bool) -> Option<HeaderMap> {
+pub(super) fn resume_fields(growing: &Growing, digest_known: bool) -> Option<HeaderMap> {
     let validator = freshness::strong_validator(&growing.plan().head.fields);
     if validator.is_none() && !digest_known {
         return None;

@@ -253,12 +253,18 @@ impl Journey {
 
     /// A stored object was found damaged while it was being sent: the same version from upstream.
     pub async fn rescue(&self, entry: &Arc<Entry>) -> Result<Reader, Fault> {
-        let damaged = Cause::Corrupt { object: entry.object.to_string().into() };
-        self.0.store.drop_damaged(entry, &Fault::new(damaged.clone()));
-        if !classify(&entry.url).class.is_ours() {
-            // Nobody knows any more with which fields it was asked for.
-            return Err(Fault::new(damaged));
+        self.0.store.drop_damaged(entry, &Fault::new(Cause::Corrupt { object: entry.object.to_string().into() }));
+        let flight = match classify(&entry.url).class.is_ours() {
+            true => self.fetch_again(entry).await?,
+            false => self.fetch_again_for_all(entry).await?,
+        };
+        match same_version(entry, &flight) {
+            true => Ok(flight.reader()),
+            false => Err(Fault::new(Cause::Changed { host: entry.url.host().into() })),
         }
+    }
+
+    async fn fetch_again(&self, entry: &Entry) -> Result<Arc<Flight>, Fault> {
         let question = Question {
             key: entry.key,
             url: entry.url.clone(),
@@ -267,17 +273,13 @@ impl Journey {
             cached: None,
             insist: false,
         };
-        let flight = match self.0.flights.join(&entry.key) {
-            Some(flight) => flight,
-            None => match self.ask(question).await.0 {
-                Resolution::Flight(flight) => flight,
-                Resolution::Failed(fault) => return Err(fault),
-                _ => return Err(Fault::internal("the damaged object cannot be had again")),
-            },
-        };
-        match same_version(entry, &flight) {
-            true => Ok(flight.reader()),
-            false => Err(Fault::new(Cause::Changed { host: entry.url.host().into() })),
+        if let Some(flight) = self.0.flights.join(&entry.key) {
+            return Ok(flight);
+        }
+        match self.ask(question).await.0 {
+            Resolution::Flight(flight) => Ok(flight),
+            Resolution::Failed(fault) => Err(fault),
+            _ => Err(Fault::internal("the damaged object cannot be had again")),
         }
     }
 

@@ -6,20 +6,20 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use http::header::{AUTHORIZATION, COOKIE};
+use http::header::{AUTHORIZATION, COOKIE, ETAG};
 use http::{HeaderMap, Method, StatusCode};
 use quick_cache::sync::Cache;
 use tokio::sync::watch;
 
 use crate::classify::{Class, KeyHash, Url};
 use crate::fault::Fault;
-use crate::flight::{Departure, Flight};
-use crate::journey::ask::patience;
+use crate::flight::{self, Departure, Flight};
+use crate::journey::ask::{patience, resume_fields};
 use crate::journey::reply::append_via;
 use crate::journey::rfc9111::{self, Admitted, Exchange, Variants};
 use crate::journey::{Journey, freshness};
 use crate::os::{entropy, tasks};
-use crate::store::{Entry, Head, Plan};
+use crate::store::{Entry, Growing, Head, Plan};
 use crate::upstream::{Answer, Patience, Request};
 
 /// URLs remembered as having answers that cannot be shared.
@@ -176,15 +176,17 @@ impl Journey {
             }
         }
         let mut cached = fill.cached.as_ref();
+        let partial = if cached.is_none() { self.left_over(fill.key).await } else { None };
         loop {
             let asked_at = self.0.clock.now();
-            let answer = match self.0.upstreams.send(self.request_for_all(fill, cached)).await {
+            let request = self.request_for_all(fill, cached, partial.as_ref());
+            let answer = match self.0.upstreams.send(request).await {
                 Ok(answer) => answer,
                 Err(fault) => return Filled::Failed(fault),
             };
             let exchange = Exchange { asked_at, answered_at: self.0.clock.now() };
             match cached.filter(|_| answer.status == StatusCode::NOT_MODIFIED) {
-                None => return self.receive_for_all(fill, answer, exchange, overtaken).await,
+                None => return self.receive_for_all(fill, answer, partial, exchange, overtaken).await,
                 Some(entry) if rfc9111::validates(&entry.head.fields, &answer.fields) => {
                     return self.confirm(entry, &answer.fields, exchange, overtaken).await;
                 }
@@ -194,12 +196,22 @@ impl Journey {
         }
     }
 
-    fn request_for_all(&self, fill: &Fill, cached: Option<&Arc<Entry>>) -> Request {
+    /// What an earlier download has left, if its very version can be asked for.
+    async fn left_over(&self, key: KeyHash) -> Option<Arc<Growing>> {
+        let store = self.0.store.clone();
+        let growing = tasks::blocking("take up a download", move || store.take_up(key)).await.ok()??;
+        let strong = |tag: &http::HeaderValue| tag.as_bytes().starts_with(b"\"");
+        let nameable = growing.plan().head.fields.get(ETAG).is_some_and(strong);
+        (growing.total().is_some() && nameable).then_some(growing)
+    }
+
+    fn request_for_all(&self, fill: &Fill, cached: Option<&Arc<Entry>>, partial: Option<&Arc<Growing>>) -> Request {
         let mut fields = fill.fields.clone();
         append_via(&mut fields, &self.0.via);
         if let Some(entry) = cached {
             fields.extend(freshness::conditions(&entry.head.fields));
         }
+        fields.extend(partial.and_then(|growing| resume_fields(growing, false)).unwrap_or_default());
         let patience = Patience { stall: PASSED_STALL, ..patience(cached.is_some()) };
         Request { method: Method::GET, url: fill.url.clone(), fields, body: None, patience }
     }
@@ -226,9 +238,26 @@ impl Journey {
     }
 
     /// A whole answer: a download begins, unless it must not be shared.
-    async fn receive_for_all(&self, fill: &Fill, answer: Answer, exchange: Exchange, overtaken: &AtomicBool) -> Filled {
-        let status = answer.status;
-        let unshared = |answer| Filled::Unshared(Arc::new(Mutex::new(Some(Box::new(answer)))), status);
+    async fn receive_for_all(
+        &self,
+        fill: &Fill,
+        answer: Answer,
+        partial: Option<Arc<Growing>>,
+        exchange: Exchange,
+        overtaken: &AtomicBool,
+    ) -> Filled {
+        let asked_for_rest = partial.is_some();
+        let continued = partial.filter(|growing| flight::continues(growing, &answer));
+        let status = if continued.is_some() { StatusCode::OK } else { answer.status };
+        if asked_for_rest && matches!(status, StatusCode::PARTIAL_CONTENT | StatusCode::RANGE_NOT_SATISFIABLE) {
+            return self.without_left_over(fill.key).await;
+        }
+        let is_rest = continued.is_some();
+        let unshared = |answer| match is_rest {
+            // Nobody has asked for a part.
+            true => Filled::LookAgain,
+            false => Filled::Unshared(Arc::new(Mutex::new(Some(Box::new(answer)))), status),
+        };
         // What is stored may still help when upstream is in trouble.
         if fill.cached.is_some() && status.is_server_error() {
             return unshared(answer);
@@ -239,7 +268,10 @@ impl Journey {
             if fill.cached.is_some() && replaced && !fill.is_personal() {
                 let _ = self.0.store.remove(fill.key).await;
             }
-            return unshared(answer);
+            return match continued {
+                Some(_) => self.without_left_over(fill.key).await,
+                None => unshared(answer),
+            };
         }
         let _shelf = self.0.fills.shelf.lock().await;
         if overtaken.load(Ordering::Relaxed) {
@@ -252,9 +284,15 @@ impl Journey {
                 return unshared(answer);
             }
         };
+        if let Some(growing) = &continued
+            && key != growing.plan().key
+        {
+            return self.without_left_over(fill.key).await;
+        }
         if self.0.flights.has(&key) {
             return unshared(answer);
         }
+        let from = continued.as_ref().map_or(0, |growing| growing.present_until(0));
         let plan = Plan {
             url: fill.url_key.clone(),
             key,
@@ -267,7 +305,7 @@ impl Journey {
         answer.body.set_patience(patience(false).stall);
         let mut fields = fill.fields.clone();
         append_via(&mut fields, &self.0.via);
-        let departure = Departure { plan, answer, taken_up: None, from: 0, sources: vec![fill.url.clone()], fields };
+        let departure = Departure { plan, answer, taken_up: continued, from, sources: vec![fill.url.clone()], fields };
         match self.0.flights.start(departure).await {
             Ok(flight) => Filled::Flight(flight, variants),
             Err((fault, mut answer)) => {
@@ -276,6 +314,13 @@ impl Journey {
                 unshared(*answer)
             }
         }
+    }
+
+    /// What an earlier download has left is of no use.
+    async fn without_left_over(&self, key: KeyHash) -> Filled {
+        let store = self.0.store.clone();
+        let _ = tasks::blocking("drop a download", move || store.take_up(key).map(|growing| growing.discard())).await;
+        Filled::LookAgain
     }
 
     /// The key for an answer: its URL's, or that of a variant of it.

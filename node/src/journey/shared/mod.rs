@@ -11,6 +11,7 @@ use http::{HeaderMap, Method, StatusCode};
 
 pub(super) use fill::Fills;
 
+use super::ask::own_fields;
 use super::freshness::Demand;
 use super::rfc9111::{self, Failure, Reuse, Variants};
 use super::{Asked, Cached, Journey, Reply};
@@ -100,6 +101,25 @@ impl Journey {
             Reuse::Fetch | Reuse::NotCached => "fetch it from upstream and store it if a shared cache may",
         };
         (entry, would)
+    }
+
+    /// For an entry that turned out to be damaged.
+    pub(super) async fn fetch_again_for_all(&self, entry: &Entry) -> Result<Arc<Flight>, Fault> {
+        let lost = || Fault::internal("the damaged object cannot be had again");
+        if let Some(flight) = self.0.flights.join(&entry.key) {
+            return Ok(flight);
+        }
+        // Of a variant nobody knows any more what was asked for.
+        if entry.key != entry.url.key_hash() {
+            return Err(lost());
+        }
+        let (url, url_key) = (entry.url.clone(), entry.url.clone());
+        let fill = Fill { url, url_key, key: entry.key, fields: own_fields(), cached: None, insists: false };
+        match self.fill(fill).ok_or_else(lost)?.ended().await {
+            Filled::Flight(flight, _) => Ok(flight),
+            Filled::Failed(fault) => Err(fault),
+            _ => Err(lost()),
+        }
     }
 
     async fn find(&self, wish: &Wish) -> Found {
