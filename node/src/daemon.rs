@@ -72,6 +72,9 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     tasks::spawn("probe", parts.journey.upstreams().clone().probe());
     let store = parts.journey.store().clone();
     tasks::blocking("reconcile", move || store.reconcile());
+    if let Err(why) = parts.journey.upstreams().load_roots().await {
+        tracing::warn!("https upstreams will fail: {why}");
+    }
     parts.greet();
     service::ready();
     let told = parts.clone();

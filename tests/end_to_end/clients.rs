@@ -4,8 +4,9 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use imirror_tests::node::Node;
+use imirror_tests::node::{Node, free_port};
 use imirror_tests::origin::Origin;
+use imirror_tests::tls::Authority;
 use imirror_tests::{content, sha256};
 use tempfile::TempDir;
 
@@ -35,22 +36,29 @@ fn find(folder: &Path, suffix: &str) -> Vec<PathBuf> {
 /// Two clients in turn by each way in; `client` gets the node's address, whether to use it as a proxy, and an empty folder,
 /// and returns the package as it got it.
 fn two_by_two(origin: &Origin, package: &Path, suffix: &str, client: impl Fn(&Node, bool, &Path) -> Vec<u8>) {
+    two_by_two_of(&Node::start(&[origin.address()], ""), origin, package, suffix, client);
+}
+
+fn two_by_two_of(
+    node: &Node,
+    origin: &Origin,
+    package: &Path,
+    suffix: &str,
+    client: impl Fn(&Node, bool, &Path) -> Vec<u8>,
+) {
     let wanted = std::fs::read(package).unwrap();
-    let node = Node::start(&[origin.address()], "");
     for as_proxy in [true, false] {
         for _ in 0..2 {
             let folder = tempfile::tempdir().unwrap();
-            let got = client(&node, as_proxy, folder.path());
+            let got = client(node, as_proxy, folder.path());
             assert_eq!(sha256(&got), sha256(&wanted), "as a proxy: {as_proxy}");
         }
     }
     assert_eq!(origin.sent(suffix), wanted.len(), "four clients, one download");
 }
 
-#[test]
-fn apt() {
-    let tree = TempDir::new().unwrap();
-    let root = tree.path();
+/// Makes `repo` below a folder; returns its one package.
+fn deb_repository(root: &Path) -> PathBuf {
     let build = root.join("build");
     std::fs::create_dir_all(build.join("DEBIAN")).unwrap();
     std::fs::create_dir_all(build.join("usr/share/hello")).unwrap();
@@ -68,39 +76,64 @@ fn apt() {
           -o APT::FTPArchive::Release::Architectures=amd64 -o APT::FTPArchive::Release::Acquire-By-Hash=no \
           release dists/stable > Release.new && mv Release.new dists/stable/Release";
     run(Command::new("sh").args(["-c", lists]).current_dir(root.join("repo")));
+    package
+}
+
+/// `apt-get update` and `apt-get download` in a folder of its own.
+fn apt_get(base: &str, proxy: &str, folder: &Path) -> Vec<u8> {
+    for part in ["state/lists/partial", "cache/archives/partial", "etc/apt.conf.d", "etc/preferences.d"] {
+        std::fs::create_dir_all(folder.join(part)).unwrap();
+    }
+    std::fs::write(folder.join("status"), "").unwrap();
+    std::fs::write(folder.join("sources.list"), format!("deb [trusted=yes arch=amd64] {base} stable main\n")).unwrap();
+    let get = |words: &[&str]| {
+        let set = |key: &str, value: &str| ["-o".to_owned(), format!("{key}={value}")];
+        let path = |part: &str| folder.join(part).display().to_string();
+        let options = [
+            set("Dir::State", &path("state")),
+            set("Dir::Cache", &path("cache")),
+            set("Dir::Etc", &path("etc")),
+            set("Dir::Etc::sourcelist", &path("sources.list")),
+            set("Dir::State::status", &path("status")),
+            set("APT::Architecture", "amd64"),
+            set("APT::Sandbox::User", "root"),
+            set("Acquire::http::Proxy", proxy),
+            set("Acquire::Languages", "none"),
+        ];
+        run(Command::new("apt-get").current_dir(folder).args(options.concat()).args(words))
+    };
+    get(&["update"]);
+    get(&["download", "imirror-hello"]);
+    std::fs::read(find(folder, "imirror-hello_1.0_all.deb").pop().expect("a package")).unwrap()
+}
+
+#[test]
+fn apt() {
+    let tree = TempDir::new().unwrap();
+    let package = deb_repository(tree.path());
     let origin = Origin::start();
-    origin.put_tree(&root.join("repo"));
-    two_by_two(&origin, &package, ".deb", |node, as_proxy, folder| {
-        let base = match as_proxy {
-            true => format!("http://{}", origin.address()),
-            false => format!("http://{}/{}", node.address(), origin.address()),
-        };
-        for part in ["state/lists/partial", "cache/archives/partial", "etc/apt.conf.d", "etc/preferences.d"] {
-            std::fs::create_dir_all(folder.join(part)).unwrap();
-        }
-        std::fs::write(folder.join("status"), "").unwrap();
-        std::fs::write(folder.join("sources.list"), format!("deb [trusted=yes arch=amd64] {base} stable main\n"))
-            .unwrap();
-        let proxy = if as_proxy { format!("http://{}", node.address()) } else { "DIRECT".into() };
-        let get = |words: &[&str]| {
-            let set = |key: &str, value: &str| ["-o".to_owned(), format!("{key}={value}")];
-            let path = |part: &str| folder.join(part).display().to_string();
-            let options = [
-                set("Dir::State", &path("state")),
-                set("Dir::Cache", &path("cache")),
-                set("Dir::Etc", &path("etc")),
-                set("Dir::Etc::sourcelist", &path("sources.list")),
-                set("Dir::State::status", &path("status")),
-                set("APT::Architecture", "amd64"),
-                set("APT::Sandbox::User", "root"),
-                set("Acquire::http::Proxy", &proxy),
-                set("Acquire::Languages", "none"),
-            ];
-            run(Command::new("apt-get").current_dir(folder).args(options.concat()).args(words))
-        };
-        get(&["update"]);
-        get(&["download", "imirror-hello"]);
-        std::fs::read(find(folder, "imirror-hello_1.0_all.deb").pop().expect("a package")).unwrap()
+    origin.put_tree(&tree.path().join("repo"));
+    two_by_two(&origin, &package, ".deb", |node, as_proxy, folder| match as_proxy {
+        true => apt_get(&format!("http://{}", origin.address()), &format!("http://{}", node.address()), folder),
+        false => apt_get(&format!("http://{}/{}", node.address(), origin.address()), "DIRECT", folder),
+    });
+}
+
+#[test]
+fn apt_with_an_https_upstream() {
+    let tree = TempDir::new().unwrap();
+    let package = deb_repository(tree.path());
+    let authority = Authority::default();
+    let origin = Origin::start_tls(authority.server("127.0.0.1", (2000, 2100)));
+    origin.put_tree(&tree.path().join("repo"));
+    let bundle = tree.path().join("bundle.pem");
+    std::fs::write(&bundle, authority.pem()).unwrap();
+    let node = Node::new(free_port(), &[origin.address()], "");
+    let mut node = node.with_variable("SSL_CERT_FILE", bundle.to_str().unwrap());
+    node.run();
+    two_by_two_of(&node, &origin, &package, ".deb", |node, as_proxy, folder| match as_proxy {
+        true => apt_get(&format!("http://HTTPS///{}", origin.address()), &format!("http://{}", node.address()), folder),
+        false => apt_get(&format!("http://{}/HTTPS///{}", node.address(), origin.address()), "DIRECT", folder),
     });
 }
 

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 #![allow(clippy::disallowed_methods)] // Other processes are waited for on the real clock.
 
+mod apk;
 mod bad_inputs;
 mod clients;
 mod decision_tree;
@@ -12,3 +13,4 @@ mod operations;
 mod shared_cache;
 mod store;
 mod tidy;
+mod uplink;

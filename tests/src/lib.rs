@@ -7,6 +7,8 @@ pub mod http;
 pub mod namespace;
 pub mod node;
 pub mod origin;
+pub mod squid;
+pub mod tls;
 
 use sha2::Digest;
 

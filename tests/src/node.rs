@@ -96,11 +96,11 @@ impl Node {
             None => Command::new(first),
         };
         command.args(words);
-        command.envs(self.environment.iter().map(|(name, value)| (name, value)));
         command.args(arguments).arg("--config").arg(self.dir.path().join("imirror.toml"));
-        for name in ["http_proxy", "https_proxy", "no_proxy"] {
+        for name in ["http_proxy", "https_proxy", "no_proxy", "SSL_CERT_FILE", "SSL_CERT_DIR"] {
             command.env_remove(name);
         }
+        command.envs(self.environment.iter().map(|(name, value)| (name, value)));
         command
     }
 

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpListener;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
@@ -37,6 +37,8 @@ pub enum Trouble {
     NoRanges,
     /// Nothing comes, not even the head, until `release` is called.
     Mute,
+    /// It is to be had there.
+    MovedTo(String),
     /// The length is not announced: the content ends with the connection.
     NoLength,
 }
@@ -59,6 +61,7 @@ pub struct Origin(Arc<Shared>);
 
 struct Shared {
     address: String,
+    scheme: &'static str,
     pages: Mutex<HashMap<String, Page>>,
     seen: Mutex<Vec<Seen>>,
     released: (Mutex<bool>, Condvar),
@@ -103,9 +106,19 @@ impl Page {
 
 impl Origin {
     pub fn start() -> Self {
+        Self::start_with(None)
+    }
+
+    /// One that is asked over https.
+    pub fn start_tls(identity: Arc<rustls::ServerConfig>) -> Self {
+        Self::start_with(Some(identity))
+    }
+
+    fn start_with(identity: Option<Arc<rustls::ServerConfig>>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let origin = Self(Arc::new(Shared {
             address: listener.local_addr().unwrap().to_string(),
+            scheme: if identity.is_some() { "https" } else { "http" },
             pages: Mutex::default(),
             seen: Mutex::default(),
             released: (Mutex::new(false), Condvar::new()),
@@ -114,8 +127,14 @@ impl Origin {
         let served = origin.clone();
         std::thread::spawn(move || {
             for stream in listener.incoming().flatten() {
-                let origin = served.clone();
-                std::thread::spawn(move || origin.serve(stream));
+                let (origin, identity) = (served.clone(), identity.clone());
+                std::thread::spawn(move || match identity {
+                    Some(identity) => {
+                        let session = rustls::ServerConnection::new(identity).unwrap();
+                        origin.serve(rustls::StreamOwned::new(session, stream));
+                    }
+                    None => origin.serve(stream),
+                });
             }
         });
         origin
@@ -126,7 +145,7 @@ impl Origin {
     }
 
     pub fn url(&self, path: &str) -> String {
-        format!("http://{}{path}", self.0.address)
+        format!("{}://{}{path}", self.0.scheme, self.0.address)
     }
 
     pub fn put(&self, path: &str, page: Page) {
@@ -180,9 +199,8 @@ impl Origin {
         self.0.seen.lock().unwrap().iter().filter(|seen| seen.path.ends_with(suffix)).map(|seen| seen.sent).sum()
     }
 
-    fn serve(&self, stream: TcpStream) {
-        let mut reader = BufReader::new(stream.try_clone().unwrap());
-        let mut stream = stream;
+    fn serve(&self, stream: impl Read + Write) {
+        let mut reader = BufReader::new(stream);
         while let Some(mut seen) = read_request(&mut reader) {
             if self.0.down.load(Ordering::SeqCst) {
                 return;
@@ -193,22 +211,23 @@ impl Origin {
                 all.push(seen.clone());
                 (all.len() - 1, self.0.pages.lock().unwrap().get(&seen.path).cloned())
             };
-            let goes_on = self.answer(&mut stream, &seen, page, |sent| self.0.seen.lock().unwrap()[index].sent += sent);
-            if !goes_on {
+            let count = |sent| self.0.seen.lock().unwrap()[index].sent += sent;
+            if !self.answer(reader.get_mut(), &seen, page, count) {
                 return;
             }
         }
     }
 
     /// Answers one request; says whether the connection can be used again.
-    fn answer(&self, stream: &mut TcpStream, seen: &Seen, page: Option<Page>, count: impl Fn(usize)) -> bool {
-        let short = |stream: &mut TcpStream, status: u16, text: &str| {
-            let head = format!("HTTP/1.1 {status} Status\r\nContent-Length: {}\r\n\r\n{text}", text.len());
-            stream.write_all(head.as_bytes()).is_ok()
-        };
+    fn answer(&self, stream: &mut impl Write, seen: &Seen, page: Option<Page>, count: impl Fn(usize)) -> bool {
         let Some(page) = page else { return short(stream, 404, "not here\n") };
-        if let Trouble::Status(status) = page.trouble {
-            return short(stream, status, "trouble\n");
+        match &page.trouble {
+            Trouble::Status(status) => return short(stream, *status, "trouble\n"),
+            Trouble::MovedTo(url) => {
+                let head = format!("HTTP/1.1 302 Found\r\nLocation: {url}\r\nContent-Length: 0\r\n\r\n");
+                return stream.write_all(head.as_bytes()).is_ok();
+            }
+            _ => {}
         }
         if page.trouble == Trouble::Mute {
             self.wait_for_release();
@@ -267,7 +286,7 @@ impl Origin {
 
     fn send(
         &self,
-        stream: &mut TcpStream,
+        stream: &mut impl Write,
         seen: &Seen,
         page: &Page,
         start: usize,
@@ -303,7 +322,12 @@ impl Origin {
     }
 }
 
-fn read_request(reader: &mut BufReader<TcpStream>) -> Option<Seen> {
+fn short(stream: &mut impl Write, status: u16, text: &str) -> bool {
+    let answer = format!("HTTP/1.1 {status} Status\r\nContent-Length: {}\r\n\r\n{text}", text.len());
+    stream.write_all(answer.as_bytes()).is_ok()
+}
+
+fn read_request(reader: &mut impl BufRead) -> Option<Seen> {
     let mut line = String::new();
     reader.read_line(&mut line).ok().filter(|n| *n > 0)?;
     let mut words = line.split(' ');

@@ -49,7 +49,7 @@ pub(super) fn examine(config: &Config) -> Vec<Finding> {
         port(config, is_running),
         files(rustix::process::getrlimit(rustix::process::Resource::Nofile).maximum),
         clock(Clock::system().now().unix_seconds()),
-        certificates(rustls_native_certs::load_native_certs().certs.len()),
+        roots(),
         names(config, &std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default()),
         parent(config),
         udp_buffers(std::fs::read_to_string("/proc/sys/net/core/rmem_max").unwrap_or_default().trim().parse().ok()),
@@ -150,11 +150,17 @@ fn clock(now_seconds: u64) -> Finding {
     fail("clock", "it is years behind: certificates are checked against it", "set it: `timedatectl set-ntp true`")
 }
 
-fn certificates(count: usize) -> Finding {
+fn roots() -> Finding {
+    let found = rustls_native_certs::load_native_certs();
+    certificates(found.certs.len(), found.errors.first().map(ToString::to_string))
+}
+
+fn certificates(count: usize, error: Option<String>) -> Finding {
     match count {
         0 => {
             let advice = "install the package ca-certificates, or set SSL_CERT_FILE";
-            fail("CA certificates", "none were found: https upstreams fail", advice)
+            let why = error.map(|error| format!(" ({error})")).unwrap_or_default();
+            fail("CA certificates", format!("none were found{why}: https upstreams fail"), advice)
         }
         count => ok("CA certificates", format!("{count} found")),
     }
@@ -240,7 +246,7 @@ mod tests {
             room(Some(Space { total: 100 << 30, free: 1 << 20 })),
             room(None),
             clock(0),
-            certificates(0),
+            certificates(0, None),
         ];
         for finding in &troubles {
             assert!(finding.verdict == Verdict::Fail && !finding.advice.is_empty(), "{finding:?}");
@@ -267,10 +273,10 @@ mod tests {
 
     #[test]
     fn the_screen() {
-        let findings = [ok("clock", "plausible"), certificates(0)];
+        let findings = [ok("clock", "plausible"), certificates(0, Some("cannot be read".into()))];
         insta::assert_snapshot!(screen(&findings), @r##"
 ok    clock           plausible
-FAIL  CA certificates none were found: https upstreams fail
+FAIL  CA certificates none were found (cannot be read): https upstreams fail
                       install the package ca-certificates, or set SSL_CERT_FILE
 "##);
     }

@@ -137,15 +137,28 @@ pub fn destination(text: &str) -> Option<AllowedDestination> {
     Some(AllowedDestination { net: network(host)?, port: Some(port.parse().ok()?) })
 }
 
-/// `http://[USER:PASSWORD@]HOST:PORT`.
+/// `http://[USER:PASSWORD@]HOST:PORT`. What a URL cannot hold is percent-encoded, as `http_proxy` has it.
 pub fn parent_proxy(text: &str) -> Option<ParentProxy> {
     let rest = text.trim().strip_prefix("http://")?.trim_end_matches('/');
     let (credentials, authority) = match rest.rsplit_once('@') {
-        Some((credentials, authority)) => (Some(Secret(credentials.to_owned())), authority),
+        Some((credentials, authority)) => (Some(Secret(percent_decoded(credentials))), authority),
         None => (None, rest),
     };
     let (host, port) = host_and_port(authority)?;
     Some(ParentProxy { host, port, credentials })
+}
+
+/// A `%` that is not followed by two hexadecimal digits is one.
+fn percent_decoded(text: &str) -> String {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let Some((&first, tail)) = rest.split_first() {
+        let digits = tail.get(..2).filter(|pair| first == b'%' && pair.iter().all(u8::is_ascii_hexdigit));
+        let code = digits.and_then(|pair| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok());
+        bytes.push(code.unwrap_or(first));
+        rest = if code.is_some() { &tail[2..] } else { tail };
+    }
+    String::from_utf8(bytes).unwrap_or_else(|_| text.to_owned())
 }
 
 /// `HOST:PORT`, an IPv6 host in brackets.
@@ -225,6 +238,12 @@ mod tests {
             (proxy.host.as_str(), proxy.port, proxy.credentials.unwrap().0.as_str()),
             ("2001:db8::1", 3128, "user:p@ss")
         );
+        for (written, meant) in
+            [("a:p%40ss%3a", "a:p@ss:"), ("a:100%", "a:100%"), ("a:%4", "a:%4"), ("a:%zz", "a:%zz"), ("a:%ff", "a:%ff")]
+        {
+            let proxy = parent_proxy(&format!("http://{written}@squid:3128")).unwrap();
+            assert_eq!(proxy.credentials.unwrap().0, meant);
+        }
         for wrong in
             ["https://squid:3128", "squid:3128", "http://squid", "http://:3128", "http://squid:0", "http://a b:1"]
         {

@@ -17,7 +17,7 @@ use crate::journey::{Content, Journey, Segments, Stored};
 use crate::upstream::AnswerBody;
 
 /// Bytes asked of a store or flight at once: large enough for few calls, small enough to be fair.
-const PIECE: u64 = 1024 * 1024;
+const PIECE: u64 = 2 * 1024 * 1024;
 
 /// A body for hyper. Dropping it in the middle is how a client that leaves is noticed.
 pub(super) struct ReplyBody {

@@ -58,6 +58,11 @@ pub fn own_address() -> Option<IpAddr> {
     towards("0.0.0.0:0", "192.0.2.1:9").or_else(|| towards("[::]:0", "[2001:db8::1]:9"))
 }
 
+/// Is it an address of this machine? It is when a socket can be bound to it.
+pub fn is_local(address: IpAddr) -> bool {
+    std::net::UdpSocket::bind((address, 0)).is_ok()
+}
+
 /// Lets this process open as many files as it may; returns how many.
 pub fn raise_file_limit() -> u64 {
     let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);

@@ -22,7 +22,7 @@ use tokio::net::TcpStream;
 use super::mapping::Mapping;
 
 /// Most bytes that one `sendfile` call may move, so that one fast reader does not hold a thread for long.
-const PIECE_MAX: usize = 512 * 1024;
+const PIECE_MAX: usize = 2 * 1024 * 1024;
 
 /// Mappings noted but not yet seen on their way out. More than this are stale: hyper buffers few frames.
 const NOTED_MAX: usize = 16;

@@ -11,6 +11,7 @@ use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::time::{Instant, Sleep};
 
+use super::exchange::broken;
 use super::pool::{Connection, Pool, Route};
 use super::rate::{Limiter, Pace};
 use crate::fault::{Cause, Fault};
@@ -22,50 +23,51 @@ pub struct AnswerBody {
     host: Arc<str>,
     /// Gone when it has gone back to the pool or has failed.
     connection: Option<Connection>,
-    pool: Arc<Pool>,
-    route: Route,
+    home: Home,
     limiter: Arc<Limiter>,
     stall: Duration,
-    /// When patience ends.
+    /// When patience ends, if bytes are being waited for.
     deadline: Pin<Box<Sleep>>,
+    /// Since when bytes are being waited for.
+    waiting: Option<Instant>,
+    pace: Pace,
+    /// What has gone wrong: a broken body never comes to a proper end.
+    fault: Option<Fault>,
     /// Until when the rate limit holds us back.
     pause: Option<Pin<Box<Sleep>>>,
-    pace: Pace,
-    /// Since when upstream is waited for.
-    waiting: Option<Instant>,
-    received: u64,
+}
+
+/// Where a connection belongs when its answer has been read.
+pub(super) struct Home {
+    pub(super) pool: Arc<Pool>,
+    pub(super) route: Route,
 }
 
 impl AnswerBody {
-    #[allow(clippy::too_many_arguments)] // Made in one place; all of them are needed.
     pub(super) fn new(
         incoming: Incoming,
         host: Arc<str>,
         connection: Connection,
-        pool: Arc<Pool>,
-        route: Route,
+        home: Home,
         limiter: Arc<Limiter>,
         stall: Duration,
     ) -> Self {
-        let length = incoming.size_hint().exact();
-        let deadline = Box::pin(tokio::time::sleep(stall));
-        let connection = Some(connection);
-        let (pause, pace, waiting, received) = (None, Pace::default(), None, 0);
-        Self {
+        let mut body = Self {
+            length: incoming.size_hint().exact(),
             incoming,
-            length,
             host,
-            connection,
-            pool,
-            route,
+            connection: Some(connection),
+            home,
             limiter,
             stall,
-            deadline,
-            pause,
-            pace,
-            waiting,
-            received,
-        }
+            deadline: Box::pin(tokio::time::sleep(stall)),
+            waiting: None,
+            pace: Pace::default(),
+            fault: None,
+            pause: None,
+        };
+        body.release_at_end();
+        body
     }
 
     /// Length of the whole body, if upstream told it.
@@ -80,83 +82,86 @@ impl AnswerBody {
     }
 
     /// The next bytes; `None` at a proper end.
+    ///
+    /// # Errors
+    /// `Stalled`, `TooSlow`, `Truncated` or `Malformed`; the connection is closed then.
     pub async fn chunk(&mut self) -> Result<Option<Bytes>, Fault> {
         loop {
-            match std::future::poll_fn(|cx| self.poll(cx)).await? {
-                None => return Ok(None),
-                Some(frame) => {
-                    if let Ok(data) = frame.into_data()
-                        && !data.is_empty()
-                    {
-                        return Ok(Some(data));
-                    }
-                }
+            let Some(frame) = std::future::poll_fn(|cx| self.poll(cx)).await? else { return Ok(None) };
+            if let Ok(data) = frame.into_data()
+                && !data.is_empty()
+            {
+                return Ok(Some(data));
             }
         }
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Frame<Bytes>>, Fault>> {
+        if let Some(fault) = &self.fault {
+            return Poll::Ready(Err(fault.clone()));
+        }
         if let Some(pause) = &mut self.pause {
             ready!(pause.as_mut().poll(cx));
             self.pause = None;
-            self.deadline.as_mut().reset(Instant::now() + self.stall);
         }
-        if let Some(connection) = &mut self.connection
-            && connection.poll(cx).is_ready()
-        {
-            self.connection = None;
+        if let Some(connection) = &mut self.connection {
+            // When it has ended the body says how.
+            let _ = connection.poll(cx);
         }
         match Pin::new(&mut self.incoming).poll_frame(cx) {
             Poll::Ready(Some(Ok(frame))) => {
                 let received = frame.data_ref().map_or(0, |data| data.len() as u64);
-                self.received += received;
                 let waited = self.waiting.take().map_or(Duration::ZERO, |since| since.elapsed());
-                if self.pace.is_too_slow(waited, received) {
-                    self.connection = None;
-                    return Poll::Ready(Err(Fault::new(Cause::TooSlow { host: self.host.clone() })));
+                // Whoever has sent all of it was fast enough.
+                if self.pace.is_too_slow(waited, received) && !self.incoming.is_end_stream() {
+                    return Poll::Ready(Err(self.break_off(Cause::TooSlow { host: self.host.clone() })));
                 }
                 let wait = self.limiter.take(received, Instant::now());
-                if wait.is_zero() {
-                    self.deadline.as_mut().reset(Instant::now() + self.stall);
-                } else {
-                    self.pause = Some(Box::pin(tokio::time::sleep(wait)));
-                }
+                self.pause = (!wait.is_zero()).then(|| Box::pin(tokio::time::sleep(wait)));
+                self.release_at_end();
                 Poll::Ready(Ok(Some(frame)))
             }
             Poll::Ready(Some(Err(error))) => {
-                self.connection = None;
-                Poll::Ready(Err(broken(&self.host, &error)))
+                let fault = broken(&self.host, &error);
+                Poll::Ready(Err(self.break_off(fault.cause)))
             }
             Poll::Ready(None) => {
-                if let Some(connection) = self.connection.take() {
-                    self.pool.put(&self.route, connection);
-                }
+                self.release();
                 Poll::Ready(Ok(None))
             }
-            Poll::Pending => {
-                self.waiting.get_or_insert_with(Instant::now);
-                ready!(self.deadline.as_mut().poll(cx));
-                self.connection = None;
-                let waited_ms = u64::try_from(self.stall.as_millis()).unwrap_or(u64::MAX);
-                Poll::Ready(Err(Fault::new(Cause::Stalled { host: self.host.clone(), waited_ms })))
-            }
+            Poll::Pending => self.wait(cx),
         }
     }
-}
 
-/// What an error of hyper's in the middle of a body means.
-pub(super) fn broken(host: &Arc<str>, error: &hyper::Error) -> Fault {
-    let mut detail = error.to_string();
-    let mut source = std::error::Error::source(error);
-    while let Some(inner) = source {
-        detail = format!("{detail}: {inner}");
-        source = inner.source();
+    /// Waits for bytes, but not longer than patience lasts.
+    fn wait<T>(&mut self, cx: &mut Context<'_>) -> Poll<Result<T, Fault>> {
+        if self.waiting.is_none() {
+            let now = Instant::now();
+            self.waiting = Some(now);
+            self.deadline.as_mut().reset(now + self.stall);
+        }
+        ready!(self.deadline.as_mut().poll(cx));
+        let waited_ms = u64::try_from(self.stall.as_millis()).unwrap_or(u64::MAX);
+        Poll::Ready(Err(self.break_off(Cause::Stalled { host: self.host.clone(), waited_ms })))
     }
-    let (host, detail) = (host.clone(), detail.into());
-    Fault::new(match error.is_parse() {
-        true => Cause::Malformed { host, detail },
-        false => Cause::Truncated { host, detail },
-    })
+
+    fn break_off(&mut self, cause: Cause) -> Fault {
+        self.connection = None;
+        self.fault.insert(Fault::new(cause)).clone()
+    }
+
+    /// A reader who knows the length does not come back for the end: the connection goes home with the last byte.
+    fn release_at_end(&mut self) {
+        if self.incoming.is_end_stream() {
+            self.release();
+        }
+    }
+
+    fn release(&mut self) {
+        if let Some(connection) = self.connection.take() {
+            self.home.pool.put(&self.home.route, connection);
+        }
+    }
 }
 
 impl Body for AnswerBody {
@@ -165,6 +170,10 @@ impl Body for AnswerBody {
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Fault>>> {
         self.poll(cx).map(Result::transpose)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.incoming.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {

@@ -1,57 +1,78 @@
 //! The way out: one HTTP/1.1 client for everything that leaves the site. It is told what to ask and where; it does not
 //! choose when.
+//!
+//! [`Upstreams::send`] is one exchange: `connect` makes a stream to a permitted address, `exchange` sends the request and
+//! waits for the head, `asks` judges whether it fits, `body` is what follows. [`Upstreams::fetch`] follows redirects. Who
+//! cannot be reached is remembered in `health`.
 
+mod asks;
 mod body;
 mod connect;
 pub mod destination;
+mod dial;
+mod exchange;
+mod fields;
 mod health;
+mod parent;
 mod pool;
 mod rate;
+mod redirect;
+mod resolve;
+mod stream;
+mod tls;
+mod upload;
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
-use http::header::{
-    AGE, AUTHORIZATION, CACHE_CONTROL, CONNECTION, CONTENT_LENGTH, COOKIE, DATE, EXPIRES, HOST, HeaderName, IF_MATCH,
-    IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_RANGE, IF_UNMODIFIED_SINCE, LOCATION, PROXY_AUTHORIZATION, RANGE, SET_COOKIE,
-    TE, TRAILER, TRANSFER_ENCODING, UPGRADE, VARY,
-};
-use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri};
-use http_body_util::combinators::UnsyncBoxBody;
-use http_body_util::{BodyExt, Empty};
-use hyper::client::conn::http1;
-use hyper_util::rt::TokioIo;
+use http::header::{HOST, HeaderValue, LOCATION, PROXY_AUTHORIZATION, RANGE};
+use http::{HeaderMap, Method, StatusCode, Uri};
 
 pub use body::AnswerBody;
-pub use connect::{Hop, Stream};
+pub use connect::Hop;
 pub use destination::Own;
+pub use fields::strip_hop_by_hop;
 pub use health::HostHealth;
+pub use redirect::resolve;
+pub use stream::Stream;
+pub use upload::OutBody;
 
 use crate::classify::Url;
 use crate::config;
-use crate::fault::{Cause, Fault};
+use crate::fault::{Cause, Fault, Whose};
 use crate::os::clock::Clock;
+use crate::os::{entropy, tasks};
+use asks::Asks;
+use body::Home;
 use connect::Connector;
-use health::Health;
-use pool::{Connection, Pool};
+use health::{Health, Probe};
+use pool::Pool;
 use rate::Limiter;
+use resolve::Resolver;
+use tls::Tls;
 
-/// A request's body on its way up.
-pub type OutBody = UnsyncBoxBody<Bytes, Box<dyn std::error::Error + Send + Sync>>;
+/// Bytes read from upstream at once, if nothing limits them: large pieces cost the least.
+const READ_MAX: usize = 512 * 1024;
 
-const REDIRECTS_MAX: usize = 10;
+/// Longest body of a redirect that is read to keep the connection.
+const REDIRECT_BODY_MAX: u64 = 16 * 1024;
+
+/// How long a probe waits: as a request that has something to fall back on.
+const PROBE_PATIENCE: Patience =
+    Patience { connect: Duration::from_secs(2), head: Duration::from_secs(5), stall: Duration::from_secs(5) };
 
 /// How long to wait for what.
 #[derive(Debug, Clone, Copy)]
 pub struct Patience {
+    /// For a connection with all that belongs to it: the name's address, TLS, a tunnel through the parent.
     pub connect: Duration,
-    /// From the request to the head of its answer.
+    /// From the request (while it has a body: from its last movement) to the head of its answer.
     pub head: Duration,
     /// Between two pieces of the body.
     pub stall: Duration,
 }
 
+/// What is asked.
 pub struct Request {
     pub method: Method,
     pub url: Url,
@@ -61,6 +82,7 @@ pub struct Request {
     pub patience: Patience,
 }
 
+/// What came back: the head, and the body as it comes.
 pub struct Answer {
     pub status: StatusCode,
     pub fields: HeaderMap,
@@ -79,35 +101,55 @@ struct Inner {
     pool: Arc<Pool>,
     health: Health,
     limiter: Arc<Limiter>,
+    /// See [`READ_MAX`]; less with a rate limit, so that bytes come evenly.
+    read_max: usize,
     clock: Clock,
 }
 
 impl Upstreams {
     pub fn new(config: &config::Upstream, own: Own, clock: Clock) -> Self {
+        let connector = Connector::new(config.clone(), own, Resolver::new(clock.clone()), Tls::default());
+        Self::connecting(connector, config, clock)
+    }
+
+    fn connecting(connector: Connector, config: &config::Upstream, clock: Clock) -> Self {
         Self(Arc::new(Inner {
-            connector: Connector::new(config.clone(), own),
+            connector,
             pool: Arc::default(),
             health: Health::default(),
             limiter: Arc::new(Limiter::new(config.rate_limit)),
+            read_max: config.rate_limit.map_or(READ_MAX, |rate| usize::try_from(rate / 4).unwrap_or(READ_MAX)),
             clock,
         }))
     }
 
-    /// One exchange; redirects are answers like any other.
+    /// Reads the CA certificates before they are needed.
+    ///
+    /// # Errors
+    /// Says why there are none and what to do. Only https needs them.
+    pub async fn load_roots(&self) -> Result<(), String> {
+        self.0.connector.load_roots().await
+    }
+
+    /// One exchange; redirects are answers like any other. No stricter than HTTP with what passes through.
+    ///
+    /// # Errors
+    /// Whatever keeps the head of an answer from coming; `Malformed` for an answer that does not fit the request.
     pub async fn send(&self, request: Request) -> Result<Answer, Fault> {
-        let host = host_of(&request.url);
+        let (url, fields) = (request.url.clone(), request.fields.clone());
         let sent = self.exchange(request).await;
         match &sent {
-            Ok(_) => self.0.health.reached(&host),
-            Err(fault) if counts_as_down(fault) => self.0.health.failed(host, fault, self.0.clock.now()),
-            Err(_) => {}
+            Ok(answer) => self.remember_answer(&url, answer),
+            Err(fault) => self.remember_failure(&url, fields, fault),
         }
         sent
     }
 
-    /// A GET or HEAD; redirects are followed.
+    /// A GET or HEAD; redirects are followed, each to a destination that is judged anew.
+    ///
+    /// # Errors
+    /// As [`Self::send`]; `RedirectLoop`.
     pub async fn fetch(&self, mut request: Request) -> Result<Answer, Fault> {
-        request.body = None;
         let mut seen = vec![request.url.clone()];
         loop {
             let next = Request {
@@ -117,268 +159,192 @@ impl Upstreams {
                 body: None,
                 patience: request.patience,
             };
-            let answer = self.send(next).await?;
-            let redirect = matches!(answer.status.as_u16(), 301 | 302 | 303 | 307 | 308);
-            let Some(location) = answer.fields.get(LOCATION).filter(|_| redirect) else { return Ok(answer) };
-            let host = request.url.host().to_owned();
-            let malformed =
-                |detail: &str| Fault::new(Cause::Malformed { host: host.as_str().into(), detail: detail.into() });
-            let location = location.to_str().map_err(|_| malformed("a Location that is no URL"))?;
-            let target = resolve(&request.url, location).ok_or_else(|| malformed("a Location that is no URL"))?;
-            if seen.contains(&target) || seen.len() > REDIRECTS_MAX {
-                return Err(Fault::new(Cause::RedirectLoop { host: host.into() }));
+            let sent = self.send(next).await;
+            // Where a redirect leads is not the client's fault.
+            let blame = |fault: Fault| Fault { whose: Whose::Upstream, ..fault };
+            let answer = sent.map_err(|fault| if seen.len() > 1 { blame(fault) } else { fault })?;
+            let Some(location) = answer.fields.get(LOCATION).filter(|_| redirect::is_redirect(answer.status)) else {
+                return Ok(answer);
+            };
+            let host: Arc<str> = request.url.host().into();
+            let target = redirect::target(&request.url, location.as_bytes())
+                .map_err(|why| Fault::new(Cause::Malformed { host: host.clone(), detail: why.into() }))?;
+            if seen.contains(&target) || seen.len() > redirect::REDIRECTS_MAX {
+                return Err(Fault::new(Cause::RedirectLoop { host }));
             }
-            if request.url.is_https() && !target.is_https() {
-                return Err(malformed("a redirect from https to http"));
+            if !redirect::same_server(&request.url, &target) {
+                fields::keep_only_safe(&mut request.fields);
             }
-            if target.authority() != request.url.authority() {
-                request.fields.remove(AUTHORIZATION);
-                request.fields.remove(COOKIE);
-            }
+            read_to_the_end(answer.body).await;
             seen.push(target.clone());
             request.url = target;
         }
     }
 
-    /// A stream for CONNECT.
-    pub async fn tunnel(&self, host: &str, port: u16, patience: Duration) -> Result<(Box<dyn Stream>, Hop), Fault> {
+    /// A stream for CONNECT: straight to the host, or through the parent.
+    ///
+    /// # Errors
+    /// Whatever keeps the connection from being made within `patience`.
+    pub async fn tunnel(&self, host: &str, port: u16, patience: Duration) -> Result<(Stream, Hop), Fault> {
         self.0.connector.tunnel(host, port, patience).await
     }
 
-    /// Why this URL's host is remembered as unreachable, if it is.
+    /// Why this URL's host is remembered as unreachable or busy, if it is.
     pub fn down(&self, url: &Url) -> Option<Fault> {
-        self.0.health.down(&host_of(url))
+        let now = self.0.clock.now();
+        let health = &self.0.health;
+        health.down(&host_of(url), now).or_else(|| health.down(&self.parent_of(url)?, now))
     }
 
+    /// Everybody who is remembered as unreachable or busy.
     pub fn health(&self) -> Vec<HostHealth> {
         self.0.health.list()
     }
 
-    /// Probes hosts that are down, for as long as it is polled.
+    /// Probes hosts that are down and closes idle connections, for as long as it is polled.
     pub async fn probe(self) {
         let mut tick = tokio::time::interval(Duration::from_secs(1));
         loop {
             tick.tick().await;
-            for host in self.0.health.due(self.0.clock.now()) {
-                let upstreams = self.clone();
-                crate::os::tasks::spawn("probe", async move {
-                    let Ok(url) = Url::parse(&format!("http://{host}/")) else { return };
-                    let probed = upstreams.0.connector.tunnel(url.host(), url.port(), Duration::from_secs(2)).await;
-                    match probed {
-                        Ok(_) => upstreams.0.health.reached(&host),
-                        Err(fault) => tracing::debug!(host, %fault, "still unreachable"),
-                    }
-                });
+            self.0.pool.sweep();
+            for (host, probe) in self.0.health.due(self.0.clock.now()) {
+                tasks::spawn("probe", self.clone().probe_host(host, probe));
             }
         }
     }
 
+    /// Asks again for the head of what failed, since a host that takes connections may still not answer. In turn by
+    /// HEAD and by GET of one byte: some servers are bad at one of them.
+    async fn probe_host(self, host: health::Host, probe: Probe) {
+        let Probe { url, mut fields, attempt } = probe;
+        let method = if attempt % 2 == 0 { Method::HEAD } else { Method::GET };
+        if method == Method::GET {
+            fields.insert(RANGE, HeaderValue::from_static("bytes=0-0"));
+        }
+        let request = Request { method, url, fields, body: None, patience: PROBE_PATIENCE };
+        if let Err(fault) = self.send(request).await {
+            tracing::debug!(host, %fault, "still unreachable");
+        }
+        self.0.health.probed(&host, self.0.clock.now(), entropy::random_bytes()[0]);
+    }
+
     async fn exchange(&self, request: Request) -> Result<Answer, Fault> {
         let Request { method, url, mut fields, body, patience } = request;
-        strip_hop_by_hop(&mut fields);
+        if method == Method::CONNECT {
+            return Err(Fault::bad_request("CONNECT is no request for an answer"));
+        }
+        fields::prepare(&mut fields, body.is_some());
+        let asks = Asks::of(&fields);
+        let host: Arc<str> = url.host().into();
         let parent = self.0.connector.parent(url.host()).filter(|_| !url.is_https());
         let route = match parent {
-            Some(parent) => format!("parent {}:{}", parent.host, parent.port),
+            Some(parent) => format!("parent {}", parent::authority(&parent.host, parent.port)),
             None => format!("{}://{}", url.scheme(), url.authority()),
         };
-        let target = if parent.is_some() { url.as_str() } else { url.path_and_query() };
-        let uri: Uri = target.parse().map_err(|_| Fault::bad_request("the URL cannot be sent in a request"))?;
-        if let Some(value) = parent.and_then(connect::authorization).and_then(|v| HeaderValue::try_from(v).ok()) {
-            fields.insert(PROXY_AUTHORIZATION, value);
-        }
-        let host = HeaderValue::try_from(url.authority()).map_err(|_| Fault::bad_request("the host is malformed"))?;
-        let asks = Asks::of(&fields);
-        let replayable = body.is_none();
-        let mut body = Some(body.unwrap_or_else(empty));
-        let mut idle = self.0.pool.take(&route).filter(|_| replayable);
-        loop {
-            let pooled = idle.is_some();
-            let mut connection = match idle.take() {
-                Some(connection) => connection,
-                None => self.connect(&url, patience).await?,
-            };
-            let mut outgoing = http::Request::new(body.take().unwrap_or_else(empty));
-            *outgoing.method_mut() = method.clone();
-            *outgoing.uri_mut() = uri.clone();
-            outgoing.headers_mut().insert(HOST, host.clone());
-            outgoing.headers_mut().extend(fields.iter().map(|(name, value)| (name.clone(), value.clone())));
-            let sending = connection.sender.send_request(outgoing);
-            let mut connection = Driven::new(connection);
-            let answered = tokio::time::timeout(patience.head, connection.run(sending)).await;
-            let host: Arc<str> = url.host().into();
-            let response = match answered {
-                Ok(Ok(response)) => response,
-                // The server may have closed an idle connection in this very moment.
-                Ok(Err(_)) if pooled => continue,
-                Ok(Err(error)) => return Err(no_head(&host, &error)),
-                Err(_) => {
-                    let waited_ms = u64::try_from(patience.head.as_millis()).unwrap_or(u64::MAX);
-                    return Err(Fault::new(Cause::NoAnswer { host, waited_ms }));
-                }
-            };
-            let (parts, incoming) = response.into_parts();
-            asks.check(&host, parts.status, &parts.headers)?;
-            let (connection, mut answer_fields) = (connection.into_inner(), parts.headers);
-            let via = connection.hop.clone();
-            strip_hop_by_hop(&mut answer_fields);
-            let limiter = self.0.limiter.clone();
-            let body = AnswerBody::new(incoming, host, connection, self.0.pool.clone(), route, limiter, patience.stall);
-            return Ok(Answer { status: parts.status, fields: answer_fields, body, url, via });
-        }
-    }
-
-    async fn connect(&self, url: &Url, patience: Patience) -> Result<Connection, Fault> {
-        let (stream, hop) = self.0.connector.connect(url, patience.connect).await?;
-        let handshake = http1::Builder::new()
-            .title_case_headers(true)
-            .max_headers(100)
-            .max_buf_size(512 * 1024)
-            .handshake(TokioIo::new(stream))
-            .await;
-        let (sender, driver) = handshake.map_err(|e| no_head(&url.host().into(), &e))?;
-        Ok(Connection::new(sender, driver, hop))
-    }
-}
-
-/// A connection while its request is under way.
-struct Driven(Connection);
-
-impl Driven {
-    fn new(connection: Connection) -> Self {
-        Self(connection)
-    }
-
-    async fn run<T>(&mut self, future: impl Future<Output = T>) -> T {
-        self.0.drive(future).await
-    }
-
-    fn into_inner(self) -> Connection {
-        self.0
-    }
-}
-
-/// What a request asked for, to judge whether the answer fits.
-struct Asks {
-    range: bool,
-    condition: bool,
-}
-
-impl Asks {
-    fn of(fields: &HeaderMap) -> Self {
-        let has = |names: &[HeaderName]| names.iter().any(|name| fields.contains_key(name));
-        Self {
-            range: has(&[RANGE]),
-            condition: has(&[IF_NONE_MATCH, IF_MODIFIED_SINCE, IF_MATCH, IF_UNMODIFIED_SINCE, IF_RANGE]),
-        }
-    }
-
-    fn check(&self, host: &Arc<str>, status: StatusCode, fields: &HeaderMap) -> Result<(), Fault> {
-        let wrong = match status.as_u16() {
-            101 => Some("101 although no upgrade was asked for"),
-            206 if !self.range => Some("206 although no range was asked for"),
-            206 if !sound_content_range(fields) => Some("206 with an impossible Content-Range"),
-            304 if !self.condition => Some("304 although there was no condition"),
-            _ if fields.get_all(CONTENT_LENGTH).iter().count() > 1 => Some("more than one Content-Length"),
-            _ => None,
+        let outgoing = outgoing(&method, &url, fields, parent, body.is_some())?;
+        // Only what may be said twice is said on a connection that may have been closed in this very moment.
+        let idle = self.0.pool.take(&route).filter(|_| body.is_none() && method.is_idempotent());
+        let reused = match idle {
+            Some(connection) => exchange::exchange(connection, outgoing.clone(), None, &host, patience.head).await,
+            None => Err(exchange::NoHead::Silence),
         };
-        let fault = |detail: &str| Fault::new(Cause::Malformed { host: host.clone(), detail: detail.into() });
-        wrong.map_or(Ok(()), |detail| Err(fault(detail)))
+        let (response, connection) = match reused {
+            Err(exchange::NoHead::Silence) => {
+                let (stream, hop) = self.0.connector.connect(&url, patience.connect).await?;
+                let connection = exchange::open(stream, hop, &host, self.0.read_max.clamp(8192, READ_MAX)).await?;
+                exchange::exchange(connection, outgoing, body, &host, patience.head).await
+            }
+            reused => reused,
+        }
+        .map_err(|none| none.into_fault(&host))?;
+        let (parts, incoming) = response.into_parts();
+        let (status, mut fields) = (parts.status, parts.headers);
+        if let (Some(parent), StatusCode::PROXY_AUTHENTICATION_REQUIRED) = (parent, status) {
+            return Err(parent::fault(parent, parent::WANTS_CREDENTIALS.into()));
+        }
+        asks.check(&host, status, &mut fields)?;
+        strip_hop_by_hop(&mut fields);
+        let via = connection.hop.clone();
+        let home = Home { pool: self.0.pool.clone(), route };
+        let body = AnswerBody::new(incoming, host, connection, home, self.0.limiter.clone(), patience.stall);
+        Ok(Answer { status, fields, body, url, via })
+    }
+
+    fn remember_answer(&self, url: &Url, answer: &Answer) {
+        let now = self.0.clock.now();
+        let (host, health) = (host_of(url), &self.0.health);
+        if let Some(parent) = self.parent_of(url) {
+            health.reached(&parent);
+        }
+        let is_busy = matches!(answer.status, StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE);
+        match health::retry_after(&answer.fields, now).filter(|_| is_busy) {
+            Some(wait) => {
+                let fault = Fault::new(Cause::Status { host: url.host().into(), status: answer.status.as_u16() });
+                health.busy(host, fault, wait, now);
+            }
+            None => health.reached(&host),
+        }
+    }
+
+    fn remember_failure(&self, url: &Url, mut fields: HeaderMap, fault: &Fault) {
+        use Cause::*;
+        let is_no_connection = matches!(fault.cause, NameNotFound { .. } | Refused { .. } | NoConnection { .. });
+        // Through a parent the only connection is that to the parent: its failure is every host's.
+        let host = self.parent_of(url).filter(|_| is_no_connection).unwrap_or_else(|| host_of(url));
+        if is_no_connection || matches!(fault.cause, Tls { .. } | NoAnswer { .. } | Parent { .. }) {
+            let introduction = || {
+                fields::keep_only_introduction(&mut fields);
+                fields
+            };
+            self.0.health.failed(host, fault, url, introduction, self.0.clock.now());
+        }
+    }
+
+    /// What the parent is called in the book of health, if this URL goes through it.
+    fn parent_of(&self, url: &Url) -> Option<health::Host> {
+        let parent = self.0.connector.parent(url.host())?;
+        Some(format!("parent {}", parent::authority(&parent.host, parent.port)))
     }
 }
 
-fn sound_content_range(fields: &HeaderMap) -> bool {
-    let multipart = || {
-        let kind = fields.get(http::header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default();
-        kind.to_ascii_lowercase().starts_with("multipart/byteranges")
-    };
-    let Some(value) = fields.get(http::header::CONTENT_RANGE) else { return multipart() };
-    let parsed = || {
-        let (range, total) = value.to_str().ok()?.strip_prefix("bytes ")?.split_once('/')?;
-        let (first, last) = range.split_once('-')?;
-        let (first, last): (u64, u64) = (first.parse().ok()?, last.parse().ok()?);
-        let total = if total == "*" { None } else { Some(total.parse::<u64>().ok()?) };
-        Some(first <= last && total.is_none_or(|total| last < total))
-    };
-    parsed().unwrap_or(false)
-}
-
-fn empty() -> OutBody {
-    Empty::new().map_err(|never| match never {}).boxed_unsync()
-}
-
-fn host_of(url: &Url) -> String {
-    match url.host().contains(':') {
-        true => format!("[{}]:{}", url.host(), url.port()),
-        false => format!("{}:{}", url.host(), url.port()),
+/// The head of a request as it goes out.
+fn outgoing(
+    method: &Method,
+    url: &Url,
+    mut fields: HeaderMap,
+    parent: Option<&config::ParentProxy>,
+    has_body: bool,
+) -> Result<http::Request<()>, Fault> {
+    let malformed = |what: &str| Fault::bad_request(format!("{what} cannot be sent in a request"));
+    let target = if parent.is_some() { url.as_str() } else { url.path_and_query() };
+    let uri: Uri = target.parse().map_err(|_| malformed("the URL"))?;
+    if let Some(value) = parent.and_then(parent::authorization) {
+        let value = HeaderValue::try_from(value).map_err(|_| malformed("the parent's password"))?;
+        fields.insert(PROXY_AUTHORIZATION, value);
     }
+    if has_body && !fields.contains_key(http::header::CONTENT_LENGTH) {
+        // Said in words, since hyper takes a GET without a length to have no body.
+        fields.insert(http::header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+    }
+    let mut request = http::Request::new(());
+    *request.method_mut() = method.clone();
+    *request.uri_mut() = uri;
+    // `Host` goes first (RFC 9110 section 7.2).
+    let host = HeaderValue::try_from(url.authority()).map_err(|_| malformed("the host"))?;
+    request.headers_mut().insert(HOST, host);
+    request.headers_mut().extend(fields);
+    Ok(request)
 }
 
-fn counts_as_down(fault: &Fault) -> bool {
-    use Cause::*;
-    matches!(
-        fault.cause,
-        NameNotFound { .. } | Refused { .. } | NoConnection { .. } | Tls { .. } | NoAnswer { .. } | Parent { .. }
-    )
-}
-
-fn no_head(host: &Arc<str>, error: &hyper::Error) -> Fault {
-    let fault = body::broken(host, error);
-    match fault.cause {
-        Cause::Truncated { host, detail } => Fault::new(Cause::Malformed { host, detail }),
-        cause => Fault::new(cause),
+/// Reads what is short, so that its connection can be used again.
+async fn read_to_the_end(mut body: AnswerBody) {
+    if body.length().is_some_and(|length| length <= REDIRECT_BODY_MAX) {
+        while let Ok(Some(_)) = body.chunk().await {}
     }
 }
 
-/// Removes what belongs to one connection (RFC 9110 7.6.1), and what `Connection` names besides; end-to-end fields that a
-/// client names there to harm the request are kept.
-pub fn strip_hop_by_hop(fields: &mut HeaderMap) {
-    const KEPT: [HeaderName; 10] = [
-        HOST,
-        CONTENT_LENGTH,
-        CACHE_CONTROL,
-        AUTHORIZATION,
-        COOKIE,
-        // Without these an answer would be reused more freely than its origin meant.
-        AGE,
-        DATE,
-        EXPIRES,
-        SET_COOKIE,
-        VARY,
-    ];
-    let named: Vec<HeaderName> = fields
-        .get_all(CONNECTION)
-        .iter()
-        .filter_map(|value| value.to_str().ok())
-        .flat_map(|value| value.split(','))
-        .filter_map(|name| name.trim().parse().ok())
-        .filter(|name| !KEPT.contains(name))
-        .collect();
-    for name in named {
-        fields.remove(name);
-    }
-    for name in
-        [CONNECTION, TE, TRAILER, TRANSFER_ENCODING, UPGRADE, PROXY_AUTHORIZATION, http::header::PROXY_AUTHENTICATE]
-    {
-        fields.remove(name);
-    }
-    for name in ["keep-alive", "proxy-connection", "http2-settings"] {
-        fields.remove(name);
-    }
-}
-
-/// A `Location` relative to where it was said (RFC 3986 5.2, without removing dot segments: upstream knows what they mean).
-pub fn resolve(base: &Url, location: &str) -> Option<Url> {
-    if let Some(rest) = location.strip_prefix("//") {
-        return Url::parse(&format!("{}://{rest}", base.scheme())).ok();
-    }
-    if location.starts_with('/') {
-        return base.with_path_and_query(location).ok();
-    }
-    if location.split(['/', '?', '#']).next().is_some_and(|first| first.contains(':')) {
-        return Url::parse(location).ok();
-    }
-    let folder = base.path().rsplit_once('/').map_or("", |(folder, _)| folder);
-    base.with_path_and_query(&format!("{folder}/{location}")).ok()
+fn host_of(url: &Url) -> health::Host {
+    parent::authority(url.host(), url.port())
 }
 
 #[cfg(test)]
