@@ -326,17 +326,21 @@ fn trouble_upstream_and_what_may_be_stale() {
 #[test]
 fn validated_behind_the_clients_back() {
     let (origin, node) = pair();
-    origin.put(PAGE, page("old", "Cache-Control: max-age=60, stale-while-revalidate=600\r\nAge: 100"));
-    let url = origin.url(PAGE);
-    assert_eq!(text(&node.get(&url)), "old");
-    origin.put(PAGE, page("new", FRESH));
-    let stale = node.get(&url);
-    assert_eq!(text(&stale), "old");
-    assert!(age(&stale) >= 100);
-    // The new version comes without anybody asking again.
-    wait_until(|| node.get(&url).body == b"new");
-    assert_eq!(text(&node.get(&url)), "new");
-    assert_eq!(origin.seen(PAGE).len(), 2);
+    for len in [3, 3_000_000] {
+        let (old, new) = (content(1, len), content(2, len));
+        let path = format!("/{len}");
+        let url = origin.url(&path);
+        let line = "Cache-Control: max-age=60, stale-while-revalidate=600\r\nAge: 100";
+        origin.put(&path, Page::new(old.clone()).saying(line));
+        assert!(node.get(&url).body == old);
+        origin.put(&path, Page::new(new.clone()).saying(FRESH));
+        let stale = node.get(&url);
+        assert!(stale.body == old && age(&stale) >= 100);
+        // The new version comes; nobody has waited for its head.
+        wait_until(|| node.get(&url).body == new);
+        assert!(node.get(&url).body == new);
+        assert_eq!(origin.seen(&path).len(), 2);
+    }
 }
 
 #[test]

@@ -87,6 +87,11 @@ struct Open {
 }
 
 impl Fills {
+    /// Nobody waits for an answer to this any more, until one could be shared.
+    pub(super) fn doubt(&self, key: KeyHash) {
+        self.unshared.insert(key, ());
+    }
+
     fn open(&self) -> MutexGuard<'_, BTreeMap<KeyHash, Open>> {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -138,7 +143,7 @@ impl Journey {
             let filled = journey.ask_for_all(&fill, &overtaken).await;
             match &filled {
                 Filled::Unshared(..) if personal => {}
-                Filled::Unshared(..) => journey.0.fills.unshared.insert(fill.key, ()),
+                Filled::Unshared(..) => journey.0.fills.doubt(fill.key),
                 Filled::Flight(..) | Filled::Validated(_) => drop(journey.0.fills.unshared.remove(&fill.key)),
                 _ => {}
             }

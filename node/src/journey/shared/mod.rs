@@ -27,7 +27,7 @@ use fill::{Fill, Filled};
 const LOOKS_MAX: usize = 3;
 
 /// So long a request waits for the head of an answer of which nobody knows yet whether it can be shared.
-const DOUBT_MAX: Duration = Duration::from_secs(1);
+const DOUBT_MAX: Duration = Duration::from_secs(2);
 
 /// What a request wants, as the cache sees it.
 struct Wish {
@@ -77,7 +77,10 @@ impl Journey {
             let (filled, joined) = match self.fill(self.fill_for(&asked, &wish, &found)) {
                 Some(asking) if asking.joined && !known => match asking.ended_within(DOUBT_MAX).await {
                     Some(filled) => (filled, true),
-                    None => break,
+                    None => {
+                        self.0.fills.doubt(found.key);
+                        break;
+                    }
                 },
                 Some(asking) => (asking.ended().await, asking.joined),
                 None => break,
@@ -147,18 +150,10 @@ impl Journey {
         let now = self.0.clock.now();
         let cached = found.cached.as_ref().filter(|(entry, _)| suits(asked, &entry.head.fields));
         let reuse = rfc9111::reuse(&asked.fields, cached.map(|(entry, _)| stored(entry)), now);
-        match (reuse, cached) {
-            (Reuse::Serve { .. }, Some((entry, blob))) => {
-                return Some(self.stored_reply(asked, entry.clone(), blob.clone(), Outcome::Hit));
-            }
-            (Reuse::ServeAndValidate { .. }, Some((entry, blob))) => {
-                if wish.general && !self.0.flights.has(&found.key) {
-                    drop(self.fill(self.fill_for(asked, wish, found)));
-                }
-                return Some(self.stored_reply(asked, entry.clone(), blob.clone(), Outcome::Stale));
-            }
-            _ => {}
+        if let (Reuse::Serve { .. }, Some((entry, blob))) = (reuse, cached) {
+            return Some(self.stored_reply(asked, entry.clone(), blob.clone(), Outcome::Hit));
         }
+        // What is just coming is newer than what is stored.
         if let Some(flight) = &found.flight {
             let head = &flight.plan().head;
             let flying = rfc9111::Stored { status: head.status, fields: &head.fields, confirmed_at: flight.started() };
@@ -166,6 +161,12 @@ impl Journey {
             if fresh && suits(asked, &head.fields) {
                 return Some(self.flying_reply(asked, flight, Outcome::Collapsed));
             }
+        }
+        if let (Reuse::ServeAndValidate { .. }, Some((entry, blob))) = (reuse, cached) {
+            if wish.general && !self.0.flights.has(&found.key) {
+                drop(self.fill(self.fill_for(asked, wish, found)));
+            }
+            return Some(self.stored_reply(asked, entry.clone(), blob.clone(), Outcome::Stale));
         }
         (reuse == Reuse::NotCached).then(|| self.not_cached(asked))
     }
