@@ -11,6 +11,7 @@ mod doors;
 mod flights;
 mod metalinks;
 mod operations;
+mod shared_cache;
 mod store;
 mod tidy;
 mod uplink;

@@ -21,6 +21,7 @@ use super::ranges::Ranges;
 use super::{ObjectId, Store};
 use crate::classify::{Algorithm, Class, Digest, KeyHash, Url};
 use crate::fault::{Cause, Fault};
+use crate::os::clock::Timestamp;
 use crate::os::mapping::Mapping;
 use crate::os::tasks;
 
@@ -46,6 +47,8 @@ pub struct Growing {
     hashing: Mutex<Hashing>,
     sealed: Mutex<Option<(ObjectId, u64)>>,
     ended: AtomicBool,
+    /// When upstream said that this is its version.
+    confirmed_at: Timestamp,
 }
 
 /// Hashes of what is contiguous, from the start on.
@@ -126,6 +129,7 @@ impl Growing {
             hashing: Mutex::new(hashing),
             sealed: Mutex::new(None),
             ended: AtomicBool::new(false),
+            confirmed_at: store.clock().now(),
             plan,
             file,
             mapping,
@@ -261,12 +265,18 @@ impl Growing {
     /// Makes a sealed file an object. Look-ups see it at once; the index on disk names it only when the file and its folder
     /// have been synced, which goes on behind, so that a slow disk holds nobody. After a crash in between it is as if
     /// it had never been stored, or it is found by the scan and checked like all others.
+    ///
+    /// What has lost its name, to a newer download of the same key or because nobody is to find it, is whole all the same:
+    /// it has an entry that no look-up sees.
     pub async fn publish(self: &Arc<Self>) -> Result<Arc<Entry>, Fault> {
         let growing = self.clone();
         let published = tasks::blocking("publish an object", move || growing.publish_now()).await;
-        let entry = published
+        let (entry, named) = published
             .unwrap_or_else(|panic| Err(Fault::internal(panic.to_string())))
             .inspect_err(|fault| self.store.note(Some(fault)))?;
+        if !named {
+            return Ok(entry);
+        }
         let (growing, synced) = (self.clone(), entry.clone());
         let settling = self.store.settling();
         tasks::blocking("sync an object", move || {
@@ -285,24 +295,30 @@ impl Growing {
         }
     }
 
-    fn publish_now(&self) -> Result<Arc<Entry>, Fault> {
+    /// The entry, and whether look-ups see it.
+    fn publish_now(&self) -> Result<(Arc<Entry>, bool), Fault> {
         let sealed = *self.sealed.lock().unwrap_or_else(PoisonError::into_inner);
         let (object, total) = sealed.ok_or_else(|| Fault::internal("a download was published before it was sealed"))?;
         let files = self.store.files();
         let path = files.object(&object);
         let error = |e: std::io::Error| Fault::disk(path.display(), &e);
+        let entry = Entry::new(&self.plan, object, total, self.store.clock().now());
+        entry.confirmed_at.store(self.confirmed_at.0, Ordering::Relaxed);
+        let entry = Arc::new(entry);
+        if !self.has_its_name() {
+            return Ok((entry, false));
+        }
         let values = std::mem::take(&mut self.hashing().values);
         if values.len() > 1 {
             files::write_whole(&files.values(&object), values.as_flattened()).map_err(error)?;
         }
-        let entry = Arc::new(Entry::new(&self.plan, object, total, self.store.clock().now()));
         // From here until look-ups see the entry nobody may delete an object of this name.
         let naming = self.store.naming();
+        if !self.has_its_name() {
+            return Ok((entry, false));
+        }
         files.write_entry(&entry).map_err(error)?;
         // Also over an identical object that may have rotted: these bytes have just been hashed.
-        if !self.has_its_name() {
-            return Err(Fault::internal("a newer download of the same key has taken its place"));
-        }
         fs::rename(files.partial(&self.plan.key), &path).map_err(error)?;
         let _ = fs::remove_file(files.journal(&self.plan.key));
         self.store.partials().remove(&self.plan.key);
@@ -310,7 +326,7 @@ impl Growing {
         let blob = self.mapping.as_ref().and_then(|m| Blob::fresh(object, m, values, self.store.clock()));
         self.store.announce(&entry, blob);
         drop(naming);
-        Ok(entry)
+        Ok((entry, true))
     }
 
     /// Records what is there, to be taken up later. Blocks.
@@ -567,9 +583,11 @@ mod tests {
         let newer = store.begin(plan(URL, Some(10))).unwrap();
         newer.write_at(0, &[2; 10]).unwrap();
         newer.seal(10).unwrap();
-        assert!(older.publish().await.is_err());
-        older.discard();
+        // It is whole for who reads it, but nobody finds it, before the newer one is there or after.
+        older.publish().await.unwrap();
+        assert!(store.lookup(older.plan().key).await.unwrap().is_none());
         let entry = newer.publish().await.unwrap();
+        assert_eq!(store.lookup(entry.key).await.unwrap().unwrap().object, entry.object);
         assert_eq!(store.open_blob(&entry).await.unwrap().bytes(0..10).await.unwrap(), vec![2; 10]);
         assert_eq!(older.bytes(0..10).unwrap(), vec![1; 10], "its readers are not disturbed");
     }
