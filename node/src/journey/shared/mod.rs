@@ -70,8 +70,12 @@ impl Journey {
                 return self.pass_head(asked, found.cached).await;
             }
             // What is in the air does not suit; a second download beside it would not be kept.
-            if !may_fill(&asked, &wish, &found) || self.0.flights.has(&found.key) {
+            if !may_fill(&asked, &wish, &found) || found.flight.is_some() {
                 break;
+            }
+            // It has begun since.
+            if self.0.flights.has(&found.key) {
+                continue;
             }
             let known = found.cached.is_some();
             let (filled, joined) = match self.fill(self.fill_for(&asked, &wish, &found)) {
