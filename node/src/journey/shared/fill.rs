@@ -167,10 +167,13 @@ impl Journey {
     }
 
     async fn ask_for_all(&self, fill: &Fill, overtaken: &AtomicBool) -> Filled {
-        // It may have been answered since the caller looked.
+        // It may have been answered since the caller looked. Flights first: one that is not in the list any more is stored.
+        if self.0.flights.has(&fill.key) {
+            return Filled::LookAgain;
+        }
         let stored = self.0.store.lookup(fill.key).await.unwrap_or_default();
         let confirmed_at = |entry: &Option<Arc<Entry>>| entry.as_ref().map(|entry| entry.confirmed_at());
-        if confirmed_at(&stored) > confirmed_at(&fill.cached) || self.0.flights.has(&fill.key) {
+        if confirmed_at(&stored) > confirmed_at(&fill.cached) {
             return Filled::LookAgain;
         }
         if fill.cached.is_some() {
