@@ -98,17 +98,19 @@ impl Files {
         write_whole(&self.entry(&entry.object, &entry.key), &sealed(&bytes))
     }
 
-    /// Calls `each` with the path of every copy of an entry.
-    pub(super) fn scan(&self, each: impl Fn(&Path)) -> io::Result<()> {
+    /// Calls `each` with the path of every copy of an entry; says how many there are.
+    pub(super) fn scan(&self, each: impl Fn(&Path)) -> io::Result<u64> {
+        let mut entries = 0;
         for first in fs::read_dir(self.path("objects"))? {
             for file in fs::read_dir(first?.path())? {
                 let path = file?.path();
                 if path.extension().is_some_and(|extension| extension == "entry") {
                     each(&path);
+                    entries += 1;
                 }
             }
         }
-        Ok(())
+        Ok(entries)
     }
 
     /// Removes objects that no entry lies beside and that nothing needs: a kill came between the removal of both. `lock` is

@@ -148,6 +148,11 @@ impl Index {
         self.pending().values().flatten().map(|entry| entry.object).collect()
     }
 
+    /// Number of changes that are not on disk yet.
+    pub(super) fn pending_len(&self) -> usize {
+        self.pending().len()
+    }
+
     /// Number and bytes of entries that are not on disk yet.
     pub(super) fn pending_size(&self) -> (u64, u64) {
         self.pending().values().flatten().fold((0, 0), |(count, bytes), entry| (count + 1, bytes + entry.size))
@@ -185,6 +190,20 @@ impl Index {
             }
             Ok(())
         })
+    }
+
+    /// The first entries in the order of their hashes from `from` on, at most so many.
+    pub(super) fn page(&self, from: KeyHash, most: usize) -> Result<Vec<Arc<Entry>>, Fault> {
+        let mut page = Vec::with_capacity(most);
+        self.walk(from, |entry| {
+            // Past the last one it would begin again.
+            let is_ahead = entry.key.0 >= from.0;
+            if is_ahead {
+                page.push(entry);
+            }
+            is_ahead && page.len() < most
+        })?;
+        Ok(page)
     }
 
     fn read<T>(&self, work: impl FnOnce(&ReadTransaction) -> Result<T, Fault>) -> Result<T, Fault> {

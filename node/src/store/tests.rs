@@ -214,3 +214,52 @@ fn only_downloads_that_can_be_taken_up_survive_a_start() {
     began.seal(1000).unwrap();
     assert!(tokio::runtime::Runtime::new().unwrap().block_on(began.publish()).is_ok());
 }
+
+#[tokio::test]
+async fn many_changes_neither_pile_up_nor_wait_for_each_other() {
+    const MANY: usize = PENDING_MAX + CHANGES_MAX;
+    let dir = tempfile::tempdir().unwrap();
+    let (store, clock) = store_in(&dir);
+    let entry = put(&store, A, &[1; 1000]).await;
+    for i in 1..MANY {
+        let plan = plan(&format!("http://example.org/many/{i}"), Some(1000));
+        store.0.files.write_entry(&Entry::new(&plan, entry.object, 1000, clock.now())).unwrap();
+    }
+    store.close();
+    drop(store);
+    std::fs::remove_file(dir.path().join("index.redb")).unwrap();
+    // The scan hands over more than the writer has room for, while it holds what the writer needs to delete files.
+    let store = Store::open(options(&dir, &clock)).unwrap();
+    store.reconcile();
+    assert!(store.0.index.pending_len() <= PENDING_MAX);
+    for i in 1..MANY {
+        assert!(store.lookup(key(&format!("http://example.org/many/{i}"))).await.unwrap().is_some(), "{i}");
+    }
+    assert_eq!(store.remove_prefix("http://example.org/many/".into()).await.unwrap(), MANY as u64 - 1);
+    assert!(store.0.index.pending_len() <= PENDING_MAX);
+    store.settle();
+    store.close();
+    drop(store);
+    let store = Store::open(options(&dir, &clock)).unwrap();
+    assert!(store.lookup(key("http://example.org/many/1")).await.unwrap().is_none());
+    assert!(store.lookup(key(A)).await.unwrap().is_some());
+    let left = std::fs::read_dir(store.0.files.object(&entry.object).parent().unwrap()).unwrap().count();
+    assert_eq!(left, 2, "the object and the entry of the only key that is left");
+}
+
+#[tokio::test]
+async fn what_could_not_be_written_for_long_is_found_by_the_next_scan() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, clock) = store_in(&dir);
+    let entry = put(&store, A, &[1; 1000]).await;
+    store.settle();
+    store.0.index.commit(&[Change::Remove(entry.key)]).unwrap();
+    store.0.index.announce(&Change::Put(entry.clone()));
+    store.give_up(&[Change::Put(entry.clone())]);
+    assert!(store.lookup_hot(&entry.key).is_some() && store.0.index.is_unknown(&entry.key));
+    store.close();
+    drop(store);
+    let store = Store::open(options(&dir, &clock)).unwrap();
+    store.reconcile();
+    assert_eq!(store.lookup(entry.key).await.unwrap().unwrap().object, entry.object);
+}
