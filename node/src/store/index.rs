@@ -143,6 +143,11 @@ impl Index {
         !self.pending().contains_key(key) && matches!(self.look_up(key), Ok(None))
     }
 
+    /// The entries that are not on disk yet.
+    pub(super) fn pending_entries(&self) -> Vec<Arc<Entry>> {
+        self.pending().values().flatten().cloned().collect()
+    }
+
     /// The objects that entries not yet on disk name.
     pub(super) fn pending_objects(&self) -> HashSet<ObjectId> {
         self.pending().values().flatten().map(|entry| entry.object).collect()

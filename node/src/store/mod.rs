@@ -328,12 +328,14 @@ impl Store {
         let store = self.clone();
         blocking("purge", move || {
             let mut removed = 0;
-            store.for_all(|entry| {
+            let mut remove = |entry: Arc<Entry>| {
                 if entry.url.as_str().starts_with(&prefix) {
                     store.remove_entry(entry.key);
                     removed += 1;
                 }
-            })?;
+            };
+            store.0.index.pending_entries().into_iter().for_each(&mut remove);
+            store.for_all(remove)?;
             Ok(removed)
         })
         .await
@@ -357,6 +359,7 @@ impl Store {
     pub async fn verify(&self, progress: impl Fn(&VerifyReport) + Send + 'static) -> Result<VerifyReport, Fault> {
         let store = self.clone();
         blocking("verify", move || {
+            store.settle();
             let mut report = VerifyReport::default();
             store.for_all(|entry| {
                 report.checked += 1;
@@ -373,10 +376,9 @@ impl Store {
         .await
     }
 
-    /// Calls `each` with every entry that is on disk, after what is pending has been written. The index is not kept from
-    /// making room for new versions of its pages: nothing of it is held meanwhile. Blocks.
+    /// Calls `each` with every entry that is on disk, but for those with a change that is not. The index is not kept from
+    /// reusing the room of old pages: nothing of it is held meanwhile. Blocks.
     fn for_all(&self, mut each: impl FnMut(Arc<Entry>)) -> Result<(), Fault> {
-        self.settle();
         let mut next = Some(0u128);
         while let Some(from) = next {
             let page = self.0.index.page(KeyHash(from.to_be_bytes()), PAGE)?;
