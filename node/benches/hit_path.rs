@@ -1,8 +1,9 @@
 //! What one hit costs, stage by stage, without a connection: `cargo bench -p imirror --bench hit_path`.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
-use std::sync::LazyLock;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use divan::{Bencher, black_box};
@@ -14,6 +15,7 @@ use imirror::flight::Flights;
 use imirror::journey::{Asked, Content, Journey, LineRef, Options, Reply, range};
 use imirror::ledger::{AccessLog, Ledger, Outcome, Record, Subject};
 use imirror::os::clock::Clock;
+use imirror::repos::Configured;
 use imirror::store::{self, Head, Plan, Store};
 use imirror::upstream::{Own, Upstreams};
 use tokio::runtime::{Builder, Runtime};
@@ -49,7 +51,8 @@ static NODE: LazyLock<Node> = LazyLock::new(|| {
     let ledger = Ledger::new(None);
     let flights = Flights::new(store.clone(), upstreams.clone(), ledger.clone(), clock.clone());
     let freshness = Freshness { metadata: Window::Revalidate, package: Window::Immutable, other: Other::Pass };
-    let options = Options { name: "lab1".into(), freshness };
+    let repos = Arc::new(Configured::new(&BTreeMap::new()).unwrap());
+    let options = Options { name: "lab1".into(), freshness, repos };
     let journey = Journey::new(options, store, flights, upstreams, ledger, clock.clone()).unwrap();
     let node = Node { runtime, journey, clock, folder };
     for size in SIZES {
@@ -190,7 +193,9 @@ fn select_ranges(bencher: Bencher<'_, '_>, count: u64) {
     let specs: Vec<_> = (0..count).map(|i| format!("{}-{}", i * 4000, i * 4000 + 999)).collect();
     let field = format!("bytes={}", specs.join(","));
     bencher.bench(|| match range::parse(black_box(&field), SIZES[2]) {
-        range::Wanted::Several(ranges) => range::multipart(&ranges, SIZES[2], Some("application/zip"), b"seed").length,
+        range::Wanted::Several(ranges) => {
+            range::multipart(&ranges, SIZES[2], Some("application/zip"), b"seed").unwrap().length
+        }
         range::Wanted::One(range) => range.end - range.start,
         other => panic!("{other:?}"),
     });

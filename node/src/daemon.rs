@@ -1,5 +1,6 @@
 //! The running node: the only place that knows all parts. It puts them together, owns their tasks, and ends them in order.
 
+mod metalinks;
 mod service;
 
 use std::path::Path;
@@ -33,6 +34,7 @@ use crate::os::{net, tasks};
 use crate::repos::Configured;
 use crate::store::{self, Entry, Store, VerifyReport};
 use crate::upstream::{Own, Upstreams};
+use metalinks::Metalinks;
 
 /// After a stop was asked for, clients have this long to get the rest of their answers.
 const FAREWELL: Duration = Duration::from_secs(10);
@@ -67,7 +69,11 @@ async fn serve(config: Config) -> anyhow::Result<()> {
         name: parts.config.name.clone(),
         clock: parts.clock.clone(),
     });
-    let clients = tasks::spawn("clients", door.serve(listener, stopping.clone()));
+    let (metalinks, until) = (parts.metalinks.clone(), stopping.clone());
+    let clients = tasks::spawn("clients", async move {
+        metalinks.start().await;
+        door.serve(listener, until).await;
+    });
     tasks::spawn("control", serve_control(control, parts.clone(), stopping));
     tasks::spawn("probe", parts.journey.upstreams().clone().probe());
     let store = parts.journey.store().clone();
@@ -99,6 +105,7 @@ struct Parts {
     started: Timestamp,
     ledger: Arc<Ledger>,
     repos: Arc<Configured>,
+    metalinks: Arc<Metalinks>,
     journey: Journey,
     /// What `verify` has found so far, since it was last begun.
     verifying: Arc<Mutex<Option<Verify>>>,
@@ -124,10 +131,12 @@ impl Parts {
         let own = Own { port: config.listen.port(), addresses: net::own_address().into_iter().collect() };
         let upstreams = Upstreams::new(&config.upstream, own, clock.clone());
         let flights = Flights::new(store.clone(), upstreams.clone(), ledger.clone(), clock.clone());
-        let options = Options { name: config.name.clone(), freshness: config.freshness.clone() };
-        let journey = Journey::new(options, store, flights, upstreams, ledger.clone(), clock.clone())?;
         let repos = Arc::new(Configured::new(&config.repos)?);
-        Ok(Arc::new(Self { started: clock.now(), config, clock, ledger, repos, journey, verifying: Arc::default() }))
+        let metalinks = Metalinks::new(repos.clone(), upstreams.clone(), config.state_dir.join("metalinks"));
+        let options = Options { name: config.name.clone(), freshness: config.freshness.clone(), repos: repos.clone() };
+        let journey = Journey::new(options, store, flights, upstreams, ledger.clone(), clock.clone())?;
+        let (started, verifying) = (clock.now(), Arc::default());
+        Ok(Arc::new(Self { started, config, clock, ledger, repos, metalinks, journey, verifying }))
     }
 
     /// What a new user has to know, in three lines (R1).
@@ -200,7 +209,7 @@ impl Operations for Parts {
         });
         let repos = self.config.repos.iter().map(|(name, repo)| Repo {
             name: name.clone(),
-            upstreams: repo.upstreams.clone(),
+            upstreams: self.repos.mirrors(name).iter().map(ToString::to_string).collect(),
             metalink: repo.metalink.clone(),
         });
         Status {
@@ -264,7 +273,11 @@ impl Operations for Parts {
     fn purge(&self, url: String, prefix: bool) -> BoxFuture<'_, Result<u64, Fault>> {
         Box::pin(async move {
             if prefix {
-                return self.journey.store().remove_prefix(url).await;
+                // By whichever mirror a repository is named, its content has the repository's keys.
+                let folder = Url::parse(&format!("{}/", url.trim_end_matches('/'))).ok();
+                let key =
+                    folder.map(|folder| self.repos.resolve(&folder)).filter(|named| named.sources[0] != named.key);
+                return self.journey.store().remove_prefix(key.map_or(url, |named| named.key.to_string())).await;
             }
             let url = Url::parse(&url).map_err(|e| Fault::bad_request(e.to_string()))?;
             let removed = self.journey.store().remove(self.repos.resolve(&url).key.key_hash()).await?;
@@ -369,6 +382,7 @@ impl Signals {
                     if let Some(log) = parts.ledger.access_log() {
                         log.reopen();
                     }
+                    parts.metalinks.refresh();
                 }
             }
         }

@@ -64,6 +64,8 @@ pub enum Cause {
     DestinationForbidden { detail: Arc<str> },
     /// The parent proxy refused or failed.
     Parent { proxy: Arc<str>, detail: Arc<str> },
+    /// No list of a repository's mirrors could be had.
+    NoMirrors { repo: Arc<str>, detail: Arc<str> },
     /// More redirects than anyone needs, or a redirect to itself.
     RedirectLoop { host: Arc<str> },
     /// The request has already passed through this node.
@@ -102,6 +104,7 @@ impl Fault {
             | Tls { .. }
             | NoAnswer { .. }
             | TooSlow { .. }
+            | NoMirrors { .. }
             | Parent { .. } => (Whose::Upstream, Retry::OtherSource),
             Stalled { .. } | Truncated { .. } => (Whose::Upstream, Retry::SameSource),
             Malformed { .. } | Status { .. } | Changed { .. } | WrongDigest { .. } | RedirectLoop { .. } => {
@@ -147,6 +150,7 @@ impl Fault {
             | TooSlow { .. }
             | Truncated { .. }
             | Parent { .. }
+            | NoMirrors { .. }
             | Malformed { .. } => true,
             Status { status, .. } => *status >= 500 || *status == 429,
             _ => false,
@@ -165,6 +169,7 @@ impl Fault {
             Refused { .. }
             | Tls { .. }
             | Parent { .. }
+            | NoMirrors { .. }
             | Truncated { .. }
             | Malformed { .. }
             | Changed { .. }
@@ -196,6 +201,7 @@ impl Fault {
             WrongDigest { .. } => "wrong-digest",
             DestinationForbidden { .. } => "destination-forbidden",
             Parent { .. } => "parent-proxy",
+            NoMirrors { .. } => "no-mirrors",
             RedirectLoop { .. } => "redirect-loop",
             ForwardingLoop => "forwarding-loop",
             TooLarge { .. } => "too-large",
@@ -232,6 +238,9 @@ impl fmt::Display for Cause {
             }
             DestinationForbidden { detail } => write!(f, "not permitted: {detail}"),
             Parent { proxy, detail } => write!(f, "the parent proxy {proxy} failed: {detail}"),
+            NoMirrors { repo, detail } => {
+                write!(f, "no mirrors of [repos.{repo}] are known, for its metalink could not be had: {detail}")
+            }
             RedirectLoop { host } => write!(f, "{host} redirects in a circle"),
             ForwardingLoop => f.write_str("the request has already passed through this node"),
             TooLarge { limit } => write!(f, "larger than the {limit} bytes the cache may hold"),

@@ -186,6 +186,8 @@ fn head_conditions_and_ranges_follow_the_same_tree() {
     let many = node.get_with(&url, &[&format!("Range: bytes={}", ranges.join(","))]);
     let text = String::from_utf8_lossy(&many.body);
     assert_eq!((many.status, many.complete, text.matches("Content-Range: bytes ").count()), (206, true, 256));
+    let most = node.get_with(&url, &["Range: bytes=0-249999,250001-499999"]);
+    assert_eq!((most.status, most.body == body), (200, true), "parts would be longer than all of it");
     assert_eq!(origin.sent(DEB), body.len());
 }
 
@@ -200,4 +202,55 @@ fn only_if_cached_and_credentials() {
     assert!(node.objects().is_empty(), "what carries credentials is not stored");
     assert_eq!(node.get(&url).status, 200);
     assert_eq!(node.get_with(&url, &["Cache-Control: only-if-cached"]).status, 200);
+}
+
+/// A captive portal answers in upstream's place.
+#[test]
+fn a_web_page_takes_the_place_of_nothing_that_is_cached() {
+    let (origin, node) = pair();
+    let body = content(1, 100_000);
+    for path in [DEB, RELEASE] {
+        let url = origin.url(path);
+        origin.put(path, Page::new(body.clone()));
+        assert_eq!(node.get(&url).body, body);
+        let mut portal = Page::new(b"<html>Log in</html>".to_vec()).modified("Tue, 03 Jan 2023 03:04:05 GMT");
+        portal.fields = vec!["Content-Type: application/xhtml+xml; charset=utf-8".into()];
+        origin.put("/login", portal.clone());
+        let redirect = |to: &str| Page::new(Vec::new()).with(Trouble::MovedTo(to.into()));
+        for trouble in [portal.clone(), redirect(&origin.url("/login")), redirect(&url)] {
+            origin.put(path, trouble);
+            let answer = node.get(&url);
+            assert_eq!((answer.status, &answer.body), (200, &body), "{path}");
+            assert!(answer.field("cache-status").unwrap().starts_with("lab1; hit"), "{answer:?}");
+        }
+        // With nothing cached a client gets what there is, and it is not kept.
+        let other = path.replace("stable", "testing").replace("a_1.0", "b_1.0");
+        origin.put(&other, portal.clone());
+        for _ in 0..2 {
+            assert_eq!(node.get(&origin.url(&other)).body, b"<html>Log in</html>");
+        }
+        assert_eq!(origin.seen(&other).len(), 2);
+    }
+}
+
+#[test]
+fn a_304_confirms_only_the_version_that_it_names() {
+    let (origin, node) = pair();
+    let (old, new) = (content(1, 100_000), content(2, 120_000));
+    let newer = Page::new(new.clone()).modified("Tue, 03 Jan 2023 03:04:05 GMT");
+    origin.put(RELEASE, Page::new(old.clone()));
+    assert_eq!(node.get(&origin.url(RELEASE)).body, old);
+    // It names no version that is known here, not even when asked without conditions.
+    origin.put(RELEASE, newer.clone().with(Trouble::AlwaysNotModified));
+    let stale = node.get(&origin.url(RELEASE));
+    assert_eq!((stale.status, &stale.body), (200, &old));
+    assert_eq!(origin.seen(RELEASE).len(), 3);
+    assert!(!origin.seen(RELEASE)[2].fields.contains_key("if-none-match"));
+    // Asked without conditions it has another version.
+    origin.put(RELEASE, newer.with(Trouble::NotModified));
+    assert_eq!(node.get(&origin.url(RELEASE)).body, new);
+    // To a request without conditions it is no answer.
+    origin.put(DEB, Page::new(old).with(Trouble::AlwaysNotModified));
+    let refused = node.get(&origin.url(DEB));
+    assert_eq!(refused.status, 502, "{}", String::from_utf8_lossy(&refused.body));
 }

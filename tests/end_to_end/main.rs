@@ -10,6 +10,7 @@ mod disk;
 mod doors;
 mod flights;
 mod memory;
+mod metalinks;
 mod operations;
 mod store;
 mod tidy;

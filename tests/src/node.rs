@@ -169,7 +169,8 @@ impl Node {
         self.wait_for(|| self.log().contains(words));
     }
 
-    fn wait_for(&self, done: impl Fn() -> bool) {
+    /// Waits until something is so.
+    pub fn wait_for(&self, done: impl Fn() -> bool) {
         let deadline = Instant::now() + Duration::from_secs(30);
         while !done() {
             assert!(Instant::now() < deadline, "waited for in vain: {}", self.log());

@@ -36,6 +36,10 @@ pub enum Trouble {
     TooShort,
     /// `Range` is ignored.
     NoRanges,
+    /// 304 with the page's validators to each request that has a condition, whichever it is.
+    NotModified,
+    /// The same, to requests without a condition too.
+    AlwaysNotModified,
     /// It is to be had there.
     MovedTo(String),
     /// The length is not announced: the content ends with the connection.
@@ -228,7 +232,12 @@ impl Origin {
             seen.fields.contains_key(name) && seen.fields.get(name) == ours.as_ref()
         };
         let condition = seen.fields.contains_key("if-none-match");
-        if matches("if-none-match", &page.etag) || !condition && matches("if-modified-since", &page.modified) {
+        let current = match page.trouble {
+            Trouble::NotModified => condition || seen.fields.contains_key("if-modified-since"),
+            Trouble::AlwaysNotModified => true,
+            _ => matches("if-none-match", &page.etag) || !condition && matches("if-modified-since", &page.modified),
+        };
+        if current {
             return stream.write_all(format!("HTTP/1.1 304 Not Modified\r\n{head}\r\n").as_bytes()).is_ok();
         }
         let total = page.body.len() * page.times;

@@ -4,13 +4,14 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-/// The algorithms that repositories use.
+/// The algorithms that repositories use. New ones are added at the end: stored records number them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Algorithm {
     Md5,
     Sha1,
     Sha256,
     Sha512,
+    Sha384,
 }
 
 impl Algorithm {
@@ -21,6 +22,7 @@ impl Algorithm {
             Self::Sha1 => 20,
             Self::Sha256 => 32,
             Self::Sha512 => 64,
+            Self::Sha384 => 48,
         }
     }
 
@@ -31,6 +33,7 @@ impl Algorithm {
             Self::Sha1 => "sha1",
             Self::Sha256 => "sha256",
             Self::Sha512 => "sha512",
+            Self::Sha384 => "sha384",
         }
     }
 }

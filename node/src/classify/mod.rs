@@ -3,6 +3,7 @@
 
 pub mod digest;
 pub mod family;
+mod place;
 pub mod url;
 
 use serde::{Deserialize, Serialize};

@@ -148,6 +148,12 @@ impl Url {
 }
 
 impl KeyHash {
+    /// From 32 hexadecimal digits, as `Debug` writes them.
+    pub fn from_hex(hex: &str) -> Option<Self> {
+        let number = u128::from_str_radix(hex, 16).ok()?;
+        (hex.len() == 32 && hex.bytes().all(|b| b.is_ascii_hexdigit())).then(|| Self(number.to_be_bytes()))
+    }
+
     pub fn of(bytes: &[u8]) -> Self {
         let mut first = [0; 16];
         first.copy_from_slice(&blake3::hash(bytes).as_bytes()[..16]);
@@ -213,6 +219,14 @@ impl fmt::Debug for KeyHash {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn key_hashes_are_read_as_they_are_written() {
+        let hash = KeyHash::of(b"x");
+        assert_eq!(KeyHash::from_hex(&format!("{hash:?}")), Some(hash));
+        assert_eq!(KeyHash::from_hex("+0000000000000000000000000000001"), None);
+        assert_eq!(KeyHash::from_hex("00"), None);
+    }
 
     #[test]
     fn canonical_forms() {

@@ -66,7 +66,11 @@ pub(super) fn status(status: &Status, health: &Health, now: Timestamp) -> String
     }
     list(&mut screen, "downloads", &status.flights, flight);
     list(&mut screen, "repos", &status.repos, |repo| {
-        format!("http://{}/{}/  from {}", node.address, repo.name, repo.upstreams.join(", "))
+        let from = match &repo.metalink {
+            Some(metalink) => format!("{} mirrors that {metalink} names", repo.upstreams.len()),
+            None => repo.upstreams.join(", "),
+        };
+        format!("http://{}/{}/  from {from}", node.address, repo.name)
     });
     list(&mut screen, "down", &health.unreachable, Clone::clone);
     list(&mut screen, "DEGRADED", &health.degraded, Clone::clone);

@@ -120,14 +120,20 @@ impl Reader<'_> {
             let what = format!("[repos.{name}]: a name has letters, digits, `-`, `_` and `+` only, and is not `HTTPS`");
             return Err(self.problem(shown, what));
         }
-        if self.0.settings.contains_key(&metalink) {
-            let what = format!("[repos.{name}]: metalinks are not read yet; list the mirrors under `upstreams`");
-            return Err(self.problem(&metalink, what));
+        if let Some(url) = self.text(&metalink) {
+            if self.0.settings.contains_key(&upstreams) {
+                let what = format!("[repos.{name}]: `metalink` names the mirrors; `upstreams` cannot stand beside it");
+                return Err(self.problem(&metalink, what));
+            }
+            let right = "a URL such as \"https://example.org/metalink?repo=fedora-41&arch=x86_64\", without user";
+            let url = units::http_url(&url).ok_or_else(|| self.wrong(&metalink, &url, right))?;
+            return Ok(Repo { upstreams: Vec::new(), metalink: Some(url) });
         }
         let right = "base URLs such as \"https://example.org/fedora\", without user or query";
         let bases = self.read_each(&upstreams, units::base_url, right)?;
         if bases.is_empty() {
-            let what = format!("[repos.{name}]: `upstreams` must name at least one mirror");
+            let what =
+                format!("[repos.{name}]: `upstreams` must name at least one mirror, or `metalink` a list of them");
             return Err(self.problem(&upstreams, what));
         }
         Ok(Repo { upstreams: bases, metalink: None })

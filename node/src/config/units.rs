@@ -175,11 +175,15 @@ fn host_and_port(text: &str) -> Option<(String, u16)> {
 
 /// The base URL of a mirror, without slashes at its end.
 pub fn base_url(text: &str) -> Option<String> {
-    let text = text.trim().trim_end_matches('/');
+    http_url(text.trim().trim_end_matches('/')).filter(|url| !url.contains('?'))
+}
+
+/// An absolute `http` or `https` URL without a user.
+pub fn http_url(text: &str) -> Option<String> {
+    let text = text.trim();
     let uri: http::Uri = text.parse().ok()?;
-    let plain = matches!(uri.scheme_str(), Some("http" | "https")) && uri.query().is_none();
-    let authority = uri.authority()?;
-    (plain && !authority.host().is_empty() && !authority.as_str().contains('@')).then(|| text.to_owned())
+    let authority = uri.authority().filter(|a| !a.host().is_empty() && !a.as_str().contains('@'));
+    (authority.is_some() && matches!(uri.scheme_str(), Some("http" | "https"))).then(|| text.to_owned())
 }
 
 #[cfg(test)]
@@ -254,6 +258,7 @@ mod tests {
             ["ftp://example.org", "example.org/x", "http://", "http://u:p@example.org/", "http://example.org/?x"]
         {
             assert_eq!(base_url(wrong), None, "{wrong}");
+            assert_eq!(http_url(wrong).is_some(), wrong.ends_with("?x"), "{wrong}");
         }
     }
 

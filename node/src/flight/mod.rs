@@ -14,7 +14,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::futures::Notified;
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, oneshot, watch};
 
 use crate::classify::{Class, KeyHash, Url};
 use crate::fault::{Cause, Fault};
@@ -25,6 +25,7 @@ use crate::store::{Entry, Growing, Plan, Store};
 use crate::upstream::{Answer, Upstreams};
 
 pub use reader::Reader;
+pub use resume::strong_validator;
 
 /// With a digest known in advance, this many bytes at the end are held back until it matches (R8f).
 pub const HELD_BACK: u64 = 64 * 1024;
@@ -53,6 +54,12 @@ pub struct Departure {
     /// All URLs of the same content, in order of preference; the first is asked again first.
     pub sources: Vec<Url>,
 }
+
+/// The flight that has begun, or why there is none.
+pub type Begun = Result<Arc<Flight>, NotBegun>;
+
+/// Why there is no flight, with the answer if it is still there.
+pub type NotBegun = (Fault, Option<Box<Answer>>);
 
 /// All flights of the node. Cheap to clone.
 #[derive(Clone)]
@@ -140,19 +147,18 @@ impl Flights {
     }
 
     /// Begins a flight. When the store cannot take it, the answer comes back with the reason, to be passed on as it is.
-    pub async fn start(&self, departure: Departure) -> Result<Arc<Flight>, (Fault, Box<Answer>)> {
+    pub async fn start(&self, departure: Departure) -> Begun {
+        let (begun, beginning) = oneshot::channel();
+        pump::launch(self.clone(), departure, begun);
+        beginning.await.unwrap_or_else(|_| Err((Fault::internal("a download could not begin"), None)))
+    }
+
+    /// Makes the file and enters the flight in the list. Blocks.
+    fn begin(&self, departure: Departure) -> Result<(Arc<Flight>, Answer, u64), NotBegun> {
         let Departure { plan, answer, taken_up, from, sources } = departure;
-        let growing = match taken_up {
-            Some(growing) => Ok(growing),
-            None => {
-                let store = self.0.store.clone();
-                let begun = tasks::blocking("begin a download", move || store.begin(plan)).await;
-                begun.unwrap_or_else(|panic| Err(Fault::internal(panic.to_string())))
-            }
-        };
-        let growing = match growing {
+        let growing = match taken_up.map_or_else(|| self.0.store.begin(plan), Ok) {
             Ok(growing) => growing,
-            Err(fault) => return Err((fault, Box::new(answer))),
+            Err(fault) => return Err((fault, Some(Box::new(answer)))),
         };
         let flight = Arc::new(Flight {
             sources,
@@ -166,8 +172,7 @@ impl Flights {
             growing,
         });
         self.0.in_progress().insert(flight.key(), flight.clone());
-        pump::launch(self.clone(), flight.clone(), answer, from);
-        Ok(flight)
+        Ok((flight, answer, from))
     }
 
     /// What is in progress now.

@@ -4,16 +4,17 @@
 //! so a slow disk never holds a serving thread. Hashing runs behind it on another one.
 
 use std::ops::Range;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderMap, Method};
+use tokio::sync::oneshot;
 
 use super::resume::{self, Version};
-use super::{Flight, Flights, LONELY_MAX, Phase, SIDE_REQUESTS_MAX};
+use super::{Begun, Departure, Flight, Flights, LONELY_MAX, Phase, SIDE_REQUESTS_MAX};
 use crate::classify::Url;
 use crate::fault::{Cause, Fault, Retry};
 use crate::os::tasks;
@@ -53,28 +54,41 @@ async fn unless_stopping<T>(flights: &Flights, flight: &Flight, work: impl Futur
     }
 }
 
-/// Starts the tasks of a flight.
-pub(super) fn launch(flights: Flights, flight: Arc<Flight>, answer: Answer, from: u64) {
-    let side = tasks::spawn("side requests", side_requests(flights.clone(), flight.clone()));
+/// Begins a flight and flies it, on one thread: what has arrived with the answer goes out without another hand-over. `begun`
+/// learns of the flight, or gets the answer back with the reason why there is none.
+pub(super) fn launch(flights: Flights, departure: Departure, begun: oneshot::Sender<Begun>) {
+    let launched = Arc::new(OnceLock::new());
     tasks::spawn("flight", async move {
         let flown = {
-            let (flights, flight) = (flights.clone(), flight.clone());
+            let (flights, launched) = (flights.clone(), launched.clone());
             tasks::on_own_thread("flight", async move {
-                unless_stopping(&flights, &flight, fly(&flights, &flight, answer, from)).await
+                let (flight, answer, from) = match flights.begin(departure) {
+                    Ok(begun) => begun,
+                    Err(refused) => {
+                        let _ = begun.send(Err(refused));
+                        return None;
+                    }
+                };
+                let _ = launched.set(flight.clone());
+                // Whoever asked may have gone; the download goes on for those who come.
+                let _ = begun.send(Ok(flight.clone()));
+                let side = tasks::spawn("side requests", side_requests(flights.clone(), flight.clone()));
+                let flown = unless_stopping(&flights, &flight, fly(&flights, &flight, answer, from)).await;
+                side.abort();
+                Some(flown.unwrap_or_else(|| Err(Fault::internal("the node is stopping"))))
             })
             .await
         };
-        side.abort();
-        let stopping = || Err(Fault::internal("the node is stopping"));
-        let flown = flown.unwrap_or_else(|panic| Some(Err(Fault::internal(panic.to_string()))));
-        let phase = match flown.unwrap_or_else(stopping) {
-            Ok(entry) => Phase::Landed(entry),
-            Err(fault) => {
+        let Some(flight) = launched.get() else { return };
+        let phase = match flown.unwrap_or_else(|panic| Some(Err(Fault::internal(panic.to_string())))) {
+            Some(Ok(entry)) => Phase::Landed(entry),
+            Some(Err(fault)) => {
                 tracing::warn!(url = %flight.plan().url, %fault, "a download ended early");
                 Phase::Failed(fault)
             }
+            None => return,
         };
-        flights.end(&flight, phase).await;
+        flights.end(flight, phase).await;
     });
 }
 
@@ -136,6 +150,9 @@ async fn land(flight: &Arc<Flight>, hasher: Hasher, total: u64) -> Result<Arc<En
     flight.growing.publish().await
 }
 
+/// Bytes that are passed on at once at the beginning of a download.
+const FIRST: usize = 64 * 1024;
+
 /// A body being received.
 struct Transfer {
     answer: Answer,
@@ -159,9 +176,13 @@ impl Transfer {
                 continue;
             }
             let fits = chunk.len().min(usize::try_from(flight.room_at(self.at)).unwrap_or(usize::MAX));
-            flight.growing.write_at(self.at, &chunk[..fits])?;
-            self.at += fits as u64;
-            flight.news.notify_waiters();
+            // The first bytes go out before the rest of a long chunk is written.
+            let first = if self.at == 0 { fits.min(FIRST) } else { fits };
+            for part in [&chunk[..first], &chunk[first..fits]] {
+                flight.growing.write_at(self.at, part)?;
+                self.at += part.len() as u64;
+                flight.news.notify_waiters();
+            }
             hasher.wake();
             match total {
                 _ if fits == chunk.len() => {}
@@ -389,7 +410,7 @@ async fn fetch_aside(flights: &Flights, flight: &Flight, gap: Range<u64>) -> Res
     let plan = flight.plan();
     let version =
         Version { fields: &plan.head.fields, total: flight.growing.total(), digest_known: plan.digest.is_some() };
-    if resume::validator(version.fields).is_none() && !version.digest_known {
+    if resume::strong_validator(version.fields).is_none() && !version.digest_known {
         return Err(Fault::internal("the version cannot be named"));
     }
     let Some(url) = flight.sources.first() else { return Err(Fault::internal("a download without a source")) };

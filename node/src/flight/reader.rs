@@ -154,7 +154,7 @@ async fn take_detour(flight: &Flight, from: u64, fault: Fault, upstreams: &Upstr
     let Some(url) = flight.sources.first() else { return Err(fault) };
     // Nothing could be compared here: only a validator that upstream confirms will do. No digest is checked, either, as
     // with everything else that is passed on; the client does that.
-    if resume::validator(&plan.head.fields).is_none() {
+    if resume::strong_validator(&plan.head.fields).is_none() {
         return Err(fault);
     }
     let answer = upstreams.fetch(super::pump::request(url, question.fields.clone())).await?;

@@ -1,6 +1,8 @@
 //! What may be added to a download that broke off. Pure: two versions are never spliced (R8d).
 
-use http::header::{CONTENT_LENGTH, CONTENT_RANGE, ETAG, IF_RANGE, LAST_MODIFIED, RANGE};
+use std::time::Duration;
+
+use http::header::{CONTENT_LENGTH, CONTENT_RANGE, DATE, ETAG, HeaderName, IF_RANGE, LAST_MODIFIED, RANGE};
 use http::{HeaderMap, HeaderValue, StatusCode};
 
 use crate::fault::{Cause, Fault};
@@ -32,7 +34,7 @@ pub(super) struct Question {
 /// (whose validators may differ for the same bytes), what came before is asked for again and compared: `OVERLAP`
 /// bytes where a validator or digest helps, else everything.
 pub(super) fn question(version: Version<'_>, start: u64, end: Option<u64>, same_source: bool) -> Question {
-    let validator = validator(version.fields);
+    let validator = strong_validator(version.fields);
     let from = match (&validator, same_source) {
         _ if version.digest_known => start,
         (Some(_), true) => start,
@@ -95,11 +97,22 @@ pub(super) fn begins_at(
     Ok(begin)
 }
 
-/// The validator that `If-Range` may carry: a strong entity tag, else the date (RFC 9110 13.1.5).
-pub(super) fn validator(fields: &HeaderMap) -> Option<HeaderValue> {
+/// The validator that `If-Range` may carry: a strong entity tag, else the date if that is strong (RFC 9110 13.1.5).
+pub fn strong_validator(fields: &HeaderMap) -> Option<HeaderValue> {
     match fields.get(ETAG) {
         Some(tag) if tag.as_bytes().starts_with(b"\"") => Some(tag.clone()),
-        _ => fields.get(LAST_MODIFIED).cloned(),
+        _ => fields.get(LAST_MODIFIED).filter(|_| modified_long_before(fields)).cloned(),
+    }
+}
+
+/// What was modified just before it was sent may have been modified again in the same second. The date names a version only
+/// when it was old already, by so much that it does not matter whose clocks these are (RFC 9110 8.8.2.2).
+fn modified_long_before(fields: &HeaderMap) -> bool {
+    const LONG: Duration = Duration::from_secs(60);
+    let date = |name: HeaderName| httpdate::parse_http_date(fields.get(name)?.to_str().ok()?).ok();
+    match (date(LAST_MODIFIED), date(DATE)) {
+        (Some(modified), Some(sent)) => sent.duration_since(modified).is_ok_and(|age| age >= LONG),
+        _ => false,
     }
 }
 
@@ -125,10 +138,10 @@ mod tests {
     use super::*;
 
     fn fields(pairs: &[(&'static str, &'static str)]) -> HeaderMap {
-        pairs.iter().map(|(n, v)| (n.parse::<http::HeaderName>().unwrap(), HeaderValue::from_static(v))).collect()
+        pairs.iter().map(|(n, v)| (n.parse::<HeaderName>().unwrap(), HeaderValue::from_static(v))).collect()
     }
 
-    const DATE: &str = "Mon, 02 Jan 2023 03:04:05 GMT";
+    const MODIFIED: &str = "Mon, 02 Jan 2023 03:04:05 GMT";
 
     fn version(fields: &HeaderMap, digest_known: bool) -> Version<'_> {
         Version { fields, total: Some(1_000_000), digest_known }
@@ -136,8 +149,9 @@ mod tests {
 
     #[test]
     fn questions() {
-        let tagged = fields(&[("etag", "\"a\""), ("last-modified", DATE)]);
-        let weak = fields(&[("etag", "W/\"a\""), ("last-modified", DATE)]);
+        let tagged = fields(&[("etag", "\"a\""), ("last-modified", MODIFIED)]);
+        let weak =
+            fields(&[("etag", "W/\"a\""), ("last-modified", MODIFIED), ("date", "Tue, 03 Jan 2023 03:04:05 GMT")]);
         let bare = fields(&[]);
         let ask = |head: &HeaderMap, digest, start, end, same| {
             let q = question(version(head, digest), start, end, same);
@@ -147,7 +161,7 @@ mod tests {
         let some = |s: &str| Some(s.to_owned());
         assert_eq!(ask(&tagged, false, 500_000, None, true), (500_000, some("bytes=500000-"), some("\"a\"")));
         assert_eq!(ask(&tagged, false, 500, Some(600), true), (500, some("bytes=500-599"), some("\"a\"")));
-        assert_eq!(ask(&weak, false, 500_000, None, true), (500_000, some("bytes=500000-"), some(DATE)));
+        assert_eq!(ask(&weak, false, 500_000, None, true), (500_000, some("bytes=500000-"), some(MODIFIED)));
         // Another mirror: no If-Range, an overlap is compared.
         assert_eq!(ask(&tagged, false, 500_000, None, false), (434_464, some("bytes=434464-"), None));
         assert_eq!(ask(&tagged, true, 500_000, None, false), (500_000, some("bytes=500000-"), None));
@@ -157,8 +171,30 @@ mod tests {
     }
 
     #[test]
+    fn a_date_is_strong_when_it_was_old() {
+        let strong = |tag: &'static str, modified: &'static str, sent: Option<&'static str>| {
+            let mut head = fields(&[("etag", tag), ("last-modified", modified)]);
+            head.extend(sent.map(|sent| (DATE, HeaderValue::from_static(sent))));
+            strong_validator(&head).map(|value| value.to_str().unwrap().to_owned())
+        };
+        for (sent, counts) in [
+            (Some("Mon, 02 Jan 2023 03:04:05 GMT"), false),
+            (Some("Mon, 02 Jan 2023 03:04:06 GMT"), false),
+            (Some("Mon, 02 Jan 2023 03:05:04 GMT"), false),
+            (Some("Mon, 02 Jan 2023 03:05:05 GMT"), true),
+            (Some("Sun, 01 Jan 2023 03:04:05 GMT"), false),
+            (Some("soon"), false),
+            (None, false),
+        ] {
+            assert_eq!(strong("W/\"a\"", MODIFIED, sent), counts.then(|| MODIFIED.to_owned()), "{sent:?}");
+            assert_eq!(strong("\"a\"", MODIFIED, sent), Some("\"a\"".to_owned()), "{sent:?}");
+        }
+        assert_eq!(strong("W/\"a\"", "yesterday", Some("Mon, 02 Jan 2023 03:05:05 GMT")), None);
+    }
+
+    #[test]
     fn answers() {
-        let ours = fields(&[("etag", "\"a\""), ("last-modified", DATE)]);
+        let ours = fields(&[("etag", "\"a\""), ("last-modified", MODIFIED)]);
         let judge = |digest, same, status: u16, theirs: &[(&'static str, &'static str)]| {
             let q = Question { from: 500, fields: HeaderMap::new() };
             let status = StatusCode::from_u16(status).unwrap();

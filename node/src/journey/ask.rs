@@ -7,21 +7,25 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use http::header::{ACCEPT, ACCEPT_ENCODING, CACHE_CONTROL, CONTENT_LENGTH, IF_RANGE, RANGE, USER_AGENT, VIA};
+use http::header::{ACCEPT, ACCEPT_ENCODING, CACHE_CONTROL, CONTENT_LENGTH, ETAG, IF_RANGE, RANGE, USER_AGENT, VIA};
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use tokio::sync::watch;
 
 use super::freshness::{self, Version};
+use super::rfc9111::validates;
 use super::{Asked, Journey};
 use crate::classify::{Class, Classified, KeyHash, Url};
-use crate::fault::{Cause, Fault};
-use crate::flight::{Departure, Flight};
+use crate::fault::{Cause, Fault, Whose};
+use crate::flight::{Departure, Flight, strong_validator};
 use crate::os::tasks;
 use crate::store::{Entry, Growing, Plan};
 use crate::upstream::{Answer, Patience, Request};
 
 /// Longest body of an error answer that is shared among those who asked.
 const SMALL_BODY_MAX: usize = 64 * 1024;
+
+/// Sources that one question, or one download, tries; a metalink may name more.
+const SOURCES_MAX: usize = 6;
 
 /// What is asked, with all that is known before.
 #[derive(Clone)]
@@ -128,8 +132,9 @@ impl Journey {
             return resolution;
         }
         let partial = self.take_up(question).await;
-        let mut survey = Survey::default();
-        for source in self.in_order(&question.sources) {
+        let sources = self.in_order(&question.sources);
+        let mut survey = Survey { asked: sources.len(), ..Survey::default() };
+        for source in sources {
             match self.inquire_at(question, &source, partial.as_ref()).await {
                 Ok(answer) => {
                     if let Some(resolution) = self.weigh(question, &source, answer, partial.as_ref(), &mut survey).await
@@ -154,7 +159,7 @@ impl Journey {
         };
         let answer = self.0.upstreams.fetch(request).await.ok()?;
         let length = answer.fields.get(CONTENT_LENGTH)?.to_str().ok()?.parse::<u64>().ok()?;
-        if answer.status != StatusCode::OK || length != entry.size {
+        if answer.status != StatusCode::OK || length != entry.size || freshness::is_web_page(&answer.fields) {
             return None;
         }
         self.0.store.confirm(entry, None);
@@ -163,7 +168,7 @@ impl Journey {
 
     /// What an earlier download has left, if it can be continued.
     async fn take_up(&self, question: &Question) -> Option<Arc<Growing>> {
-        if question.cached.is_some() {
+        if question.cached.is_some() || !self.0.store.has_partial(&question.key) {
             return None;
         }
         let (store, key) = (self.0.store.clone(), question.key);
@@ -174,17 +179,21 @@ impl Journey {
 
     /// Nobody had the content: what is stored, the best refusal, or the fault.
     async fn sum_up(&self, question: &Question, survey: Survey) -> Resolution {
-        let gone = survey.gone == question.sources.len() && survey.gone > 0;
-        if question.cached.is_some() && !gone && (survey.unreachable.is_some() || survey.gone > 0) {
-            return Resolution::Stale(survey.unreachable.unwrap_or_else(|| Fault::internal("a mirror lacks it")));
+        let gone = survey.gone == survey.asked && survey.gone > 0;
+        if question.cached.is_some() && !gone {
+            let lacking = || (survey.gone > 0).then(|| Fault::internal("a mirror lacks it"));
+            if let Some(fault) = survey.excuse().or_else(lacking) {
+                return Resolution::Stale(fault);
+            }
         }
         if gone && question.cached.is_some() {
             let _ = self.0.store.remove(question.key).await;
         }
-        match (survey.refusal, survey.unreachable.or(survey.other)) {
-            (Some(answer), None) => Resolution::Small(Arc::new(answer)),
-            (_, Some(fault)) => Resolution::Failed(fault),
-            (None, None) => Resolution::Failed(Fault::internal("there is nobody to ask")),
+        match (survey.refusal, survey.page, survey.unreachable.or(survey.other)) {
+            (Some(answer), _, None) => Resolution::Small(Arc::new(answer)),
+            (_, Some(page), _) => Resolution::Unshared(Arc::new(Mutex::new(Some(page)))),
+            (_, None, Some(fault)) => Resolution::Failed(fault),
+            (None, None, None) => Resolution::Failed(Fault::internal("there is nobody to ask")),
         }
     }
 }
@@ -192,10 +201,14 @@ impl Journey {
 /// What the sources have said so far.
 #[derive(Default)]
 struct Survey {
+    /// How many are asked at most.
+    asked: usize,
     /// How many said 404 or 410.
     gone: usize,
     /// The first refusal that is an answer (403, 404, …), to be passed on when nobody has anything better.
     refusal: Option<SmallAnswer>,
+    /// The first web page that came instead of a package, to be passed on when nobody has anything better.
+    page: Option<Box<Answer>>,
     /// Why a source could not be reached; the first counts most.
     unreachable: Option<Fault>,
     /// A fault that is no reachability matter.
@@ -208,6 +221,12 @@ impl Survey {
         place.get_or_insert(fault);
     }
 
+    /// Why what is stored has to do: upstream is not there, or what answers in its place is not upstream.
+    fn excuse(&self) -> Option<Fault> {
+        let broken = self.other.as_ref().filter(|fault| fault.whose == Whose::Upstream);
+        self.unreachable.as_ref().or(broken).cloned()
+    }
+
     fn refused(&mut self, answer: SmallAnswer) {
         self.gone += usize::from(matches!(answer.status, StatusCode::NOT_FOUND | StatusCode::GONE));
         self.refusal.get_or_insert(answer);
@@ -216,12 +235,13 @@ impl Survey {
 
 /// The rest of the inquiry: one source after the other, then the sum.
 impl Journey {
-    /// Sources in the order in which they are worth trying: those remembered as down last.
-    fn in_order(&self, sources: &[Url]) -> Vec<Url> {
+    /// Sources in the order in which they are worth trying: those remembered as down last. No client waits for more than some.
+    pub(super) fn in_order(&self, sources: &[Url]) -> Vec<Url> {
         let (down, up): (Vec<_>, Vec<_>) = sources.iter().cloned().partition(|s| self.0.upstreams.down(s).is_some());
-        up.into_iter().chain(down).collect()
+        up.into_iter().chain(down).take(SOURCES_MAX).collect()
     }
 
+    /// Asks one source. A 304 that it returns confirms what is stored.
     async fn inquire_at(
         &self,
         question: &Question,
@@ -234,14 +254,30 @@ impl Journey {
         {
             return Err(fault);
         }
-        let mut fields = self.request_fields(question);
-        match (&question.cached, partial) {
-            (Some(entry), _) => fields.extend(freshness::conditions(&entry.head.fields)),
-            (None, Some(growing)) => {
-                fields.extend(resume_fields(growing, question.classified.digest.is_some()).unwrap_or_default());
-            }
-            (None, None) => {}
+        let conditions = match (&question.cached, partial) {
+            (Some(entry), _) => freshness::conditions(&entry.head.fields),
+            (None, Some(growing)) => resume_fields(growing, question.classified.digest.is_some()).unwrap_or_default(),
+            (None, None) => HeaderMap::new(),
+        };
+        let conditional = question.cached.is_some() && !conditions.is_empty();
+        let answer = self.exchange(question, source, conditions).await?;
+        let confirms = |entry: &Arc<Entry>| conditional && validates(&entry.head.fields, &answer.fields);
+        if answer.status != StatusCode::NOT_MODIFIED || question.cached.as_ref().is_some_and(confirms) {
+            return Ok(answer);
         }
+        // A 304 about another version than ours confirms nothing: asked again without conditions (RFC 9111 4.3.4).
+        if conditional {
+            let answer = self.exchange(question, source, HeaderMap::new()).await?;
+            if answer.status != StatusCode::NOT_MODIFIED {
+                return Ok(answer);
+            }
+        }
+        Err(malformed(source, "304 to a request without conditions"))
+    }
+
+    async fn exchange(&self, question: &Question, source: &Url, conditions: HeaderMap) -> Result<Answer, Fault> {
+        let mut fields = self.request_fields(question);
+        fields.extend(conditions);
         let request = Request {
             method: Method::GET,
             url: source.clone(),
@@ -282,10 +318,23 @@ impl Journey {
                 self.0.store.confirm(&entry, Some(freshness::updated(&entry.head, &answer.fields)));
                 Some(Resolution::Confirmed)
             }
+            StatusCode::OK | StatusCode::PARTIAL_CONTENT
+                if question.classified.class.is_ours() && freshness::is_web_page(&answer.fields) =>
+            {
+                match question.cached {
+                    Some(_) => survey.failed(malformed(source, "a web page instead of the file")),
+                    None => drop(survey.page.get_or_insert(Box::new(answer))),
+                }
+                None
+            }
             StatusCode::OK | StatusCode::PARTIAL_CONTENT => Some(self.receive(question, source, answer, partial).await),
             status if status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS => {
                 let host = source.authority().into();
                 survey.failed(Fault::new(Cause::Status { host, status: status.as_u16() }));
+                None
+            }
+            status if status.is_redirection() && question.cached.is_some() => {
+                survey.failed(malformed(source, "a redirect that leads nowhere"));
                 None
             }
             _ => match small(answer).await {
@@ -310,9 +359,12 @@ impl Journey {
         partial: Option<&Arc<Growing>>,
     ) -> Resolution {
         if let Some(entry) = &question.cached {
-            match freshness::compare(&entry.head.fields, entry.size, &answer.fields) {
+            let one_server = question.sources.len() == 1 && answer.url == *source;
+            match freshness::compare(&entry.head.fields, entry.size, &answer.fields, one_server) {
                 Version::Same => {
-                    self.0.store.confirm(entry, None);
+                    // A tag, where we had none, is what the next question will be about.
+                    let news = !entry.head.fields.contains_key(ETAG) && answer.fields.contains_key(ETAG);
+                    self.0.store.confirm(entry, news.then(|| freshness::updated(&entry.head, &answer.fields)));
                     return Resolution::Confirmed;
                 }
                 Version::Older => return Resolution::Older,
@@ -325,33 +377,35 @@ impl Journey {
         }
         let continued = partial.filter(|_| answer.status == StatusCode::PARTIAL_CONTENT);
         if answer.status == StatusCode::PARTIAL_CONTENT && continued.is_none() {
-            let host = source.authority().into();
-            return Resolution::Failed(Fault::new(Cause::Malformed {
-                host,
-                detail: "206 to a request for everything".into(),
-            }));
+            return Resolution::Failed(malformed(source, "206 to a request for everything"));
         }
         let from = continued.map_or(0, |growing| growing.present_until(0));
         let mut sources = question.sources.clone();
         sources.sort_by_key(|s| s != source);
+        sources.truncate(SOURCES_MAX);
         let plan = Plan {
             url: question.url.clone(),
             key: question.key,
             class: question.classified.class,
-            head: freshness::stored_head(&answer.fields),
+            head: freshness::stored_head(&answer.fields, self.0.clock.now().to_system_time()),
             total: answer.body.length(),
             digest: question.classified.digest.clone(),
         };
         let departure = Departure { plan, answer, taken_up: continued.cloned(), from, sources };
         match self.0.flights.start(departure).await {
             Ok(flight) => Resolution::Flight(flight),
-            Err((fault, answer)) => {
+            Err((fault, None)) => Resolution::Failed(fault),
+            Err((fault, Some(answer))) => {
                 // Where the disk is to blame the store has said so, once.
                 tracing::info!(url = %question.url, %fault, "passed on without storing");
                 Resolution::Unshared(Arc::new(Mutex::new(Some(answer))))
             }
         }
     }
+}
+
+fn malformed(source: &Url, detail: &str) -> Fault {
+    Fault::new(Cause::Malformed { host: source.authority().into(), detail: detail.into() })
 }
 
 /// With something to fall back on nobody waits long (R5a); without, as long as clients do (CLIENTS.md 9).
@@ -362,7 +416,7 @@ pub(super) fn patience(cached: bool) -> Patience {
 
 /// `Range` and `If-Range` for what is missing at the end of a partial download; `None` when its version cannot be named.
 fn resume_fields(growing: &Growing, digest_known: bool) -> Option<HeaderMap> {
-    let validator = freshness::strong_validator(&growing.plan().head.fields);
+    let validator = strong_validator(&growing.plan().head.fields);
     if validator.is_none() && !digest_known {
         return None;
     }

@@ -1,7 +1,7 @@
 //! The decision tree (R4–R7) as pure functions: `decide` before anybody is asked, `compare` and `storable` when upstream has
 //! answered.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use http::header::{
     AGE, AUTHORIZATION, CACHE_CONTROL, CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE,
@@ -10,6 +10,7 @@ use http::header::{
 };
 use http::{HeaderMap, HeaderValue, StatusCode};
 
+use super::conditional::weakly_equal;
 use crate::classify::Class;
 use crate::config::{Freshness, Window};
 use crate::store::Head;
@@ -95,42 +96,35 @@ pub enum Version {
     Older,
 }
 
-/// Compares an answer with what is stored: by strong entity tag, else by date with length; an earlier date is an older
+/// Compares an answer with what is stored: by entity tag with length, else by date with length; an earlier date is an older
 /// version (a lagging mirror must not take a repository back), anything else that differs is a newer one.
-pub fn compare(ours: &HeaderMap, our_size: u64, theirs: &HeaderMap) -> Version {
+///
+/// Different tags of one server are different versions. Each mirror has tags of its own, so that those of two (`one_server`
+/// is false) say nothing by being different; mirrors do keep the dates.
+pub fn compare(ours: &HeaderMap, our_size: u64, theirs: &HeaderMap, one_server: bool) -> Version {
     let length = theirs.get(CONTENT_LENGTH).and_then(|v| v.to_str().ok()).and_then(|v| v.parse::<u64>().ok());
     let same_length = length.is_none_or(|length| length == our_size);
-    if let (Some(a), Some(b)) = (ours.get(ETAG), theirs.get(ETAG))
-        && a == b
-        && same_length
-        && !a.as_bytes().starts_with(b"W/")
-    {
-        return Version::Same;
-    }
+    let tags = ours.get(ETAG).zip(theirs.get(ETAG));
+    let same_tag = tags.map(|(a, b)| a == b || weakly_equal(a.as_bytes(), b.as_bytes()));
+    let told_apart = one_server && same_tag == Some(false);
+    let strong = tags.is_some_and(|(a, b)| a == b && !a.as_bytes().starts_with(b"W/"));
     match (date(ours, LAST_MODIFIED), date(theirs, LAST_MODIFIED)) {
-        (Some(a), Some(b)) if a == b && same_length && !(ours.contains_key(ETAG) && theirs.contains_key(ETAG)) => {
-            Version::Same
-        }
+        _ if strong && same_length => Version::Same,
+        // A weak tag says that the meaning is the same, which for a file it is only with the same date.
+        (a, b) if same_tag == Some(true) && same_length && (a == b || a.is_none() || b.is_none()) => Version::Same,
+        (Some(a), Some(b)) if a == b && same_length && !told_apart => Version::Same,
         (Some(a), Some(b)) if b < a => Version::Older,
         _ => Version::Newer,
     }
 }
 
-fn date(fields: &HeaderMap, name: HeaderName) -> Option<std::time::SystemTime> {
+fn date(fields: &HeaderMap, name: HeaderName) -> Option<SystemTime> {
     httpdate::parse_http_date(fields.get(name)?.to_str().ok()?).ok()
 }
 
 /// Has this head anything that upstream can compare?
 pub fn has_validators(fields: &HeaderMap) -> bool {
     fields.contains_key(ETAG) || fields.contains_key(LAST_MODIFIED)
-}
-
-/// The validator that `If-Range` may carry: a strong entity tag, else the date (RFC 9110 13.1.5).
-pub fn strong_validator(fields: &HeaderMap) -> Option<HeaderValue> {
-    match fields.get(ETAG).filter(|tag| tag.as_bytes().starts_with(b"\"")) {
-        Some(tag) => Some(tag.clone()),
-        None => fields.get(LAST_MODIFIED).cloned(),
-    }
 }
 
 /// The conditions of a revalidation (RFC 9110 13.1).
@@ -195,16 +189,22 @@ pub fn storable(class: Class, status: StatusCode, fields: &HeaderMap) -> Result<
     if fields.get(CONTENT_ENCODING).is_some_and(|v| !v.as_bytes().eq_ignore_ascii_case(b"identity")) {
         return Err(NotStored::Encoded);
     }
-    let html = fields.get(CONTENT_TYPE).is_some_and(|v| v.as_bytes().to_ascii_lowercase().starts_with(b"text/html"));
-    if html && class != Class::Other {
+    if class.is_ours() && is_web_page(fields) {
         return Err(NotStored::PageInsteadOfPackage);
     }
     Ok(())
 }
 
+/// Is it HTML, of either form? No package manager's file is: it is a mirror's error page or a captive portal's.
+pub fn is_web_page(fields: &HeaderMap) -> bool {
+    let kind = fields.get(CONTENT_TYPE).map_or(&b""[..], HeaderValue::as_bytes);
+    let kind = kind.split(|b| *b == b';').next().unwrap_or_default().trim_ascii();
+    kind.eq_ignore_ascii_case(b"text/html") || kind.eq_ignore_ascii_case(b"application/xhtml+xml")
+}
+
 /// Fields that belong to one connection, one message or one client.
 fn is_kept(name: &HeaderName) -> bool {
-    const DROPPED: [HeaderName; 11] = [
+    const DROPPED: [HeaderName; 10] = [
         CONNECTION,
         CONTENT_LENGTH,
         CONTENT_RANGE,
@@ -213,28 +213,34 @@ fn is_kept(name: &HeaderName) -> bool {
         TRAILER,
         TRANSFER_ENCODING,
         UPGRADE,
-        DATE,
         COOKIE,
         AUTHORIZATION,
     ];
     !DROPPED.contains(name) && !matches!(name.as_str(), "keep-alive" | "proxy-authenticate" | "proxy-connection")
 }
 
-/// What of an answer's head is stored.
-pub fn stored_head(fields: &HeaderMap) -> Head {
+/// What of an answer's head is stored. One without a date gets the time at which it came (RFC 9110 6.6.1).
+pub fn stored_head(fields: &HeaderMap, received: SystemTime) -> Head {
     let kept = fields.iter().filter(|(name, _)| is_kept(name)).map(|(name, value)| (name.clone(), value.clone()));
     let mut map = HeaderMap::new();
     for (name, value) in kept {
         map.append(name, value);
     }
+    if !map.contains_key(DATE)
+        && let Ok(now) = HeaderValue::try_from(httpdate::fmt_http_date(received))
+    {
+        map.insert(DATE, now);
+    }
     Head { status: StatusCode::OK, fields: map }
 }
 
-/// A stored head with the fields of a 304 (RFC 9111 3.2).
+/// A stored head with the fields of a 304 (RFC 9111 3.2). What describes the stored bytes stays as it is, and so does the
+/// date: it tells how old the modification was when they came.
 pub fn updated(head: &Head, fields: &HeaderMap) -> Head {
     let mut updated = head.clone();
     updated.fields.remove(AGE);
-    for name in fields.keys().filter(|name| is_kept(name) && **name != CONTENT_ENCODING && **name != CONTENT_TYPE) {
+    let of_the_bytes = [CONTENT_ENCODING, CONTENT_TYPE, DATE];
+    for name in fields.keys().filter(|name| is_kept(name) && !of_the_bytes.contains(name)) {
         updated.fields.remove(name);
         for value in fields.get_all(name) {
             updated.fields.append(name.clone(), value.clone());
@@ -361,7 +367,16 @@ mod tests {
         let monday = ("last-modified", "Mon, 02 Jan 2023 03:04:05 GMT");
         let tuesday = ("last-modified", "Tue, 03 Jan 2023 03:04:05 GMT");
         let (short, long) = (("content-length", "10"), ("content-length", "11"));
+        let (weak, other_weak) = (("etag", "W/\"a\""), ("etag", "W/\"b\""));
         for (ours, theirs, version) in [
+            (vec![weak], vec![weak], Version::Same),
+            (vec![weak, monday], vec![weak, monday, short], Version::Same),
+            (vec![weak, monday], vec![weak, short], Version::Same),
+            (vec![weak, monday], vec![weak, tuesday, short], Version::Newer),
+            (vec![("etag", "bare")], vec![("etag", "bare"), short], Version::Same),
+            (vec![weak], vec![a, short], Version::Same),
+            (vec![weak], vec![weak, long], Version::Newer),
+            (vec![weak, monday], vec![other_weak, monday, short], Version::Newer),
             (vec![a], vec![a, short], Version::Same),
             (vec![a], vec![a, long], Version::Newer),
             (vec![a], vec![b], Version::Newer),
@@ -374,7 +389,16 @@ mod tests {
             (vec![], vec![], Version::Newer),
             (vec![monday], vec![], Version::Newer),
         ] {
-            assert_eq!(compare(&fields(&ours), 10, &fields(&theirs)), version, "{ours:?} {theirs:?}");
+            assert_eq!(compare(&fields(&ours), 10, &fields(&theirs), true), version, "{ours:?} {theirs:?}");
+        }
+        for (ours, theirs, version) in [
+            (vec![a, monday], vec![b, monday, short], Version::Same),
+            (vec![a, monday], vec![b, monday, long], Version::Newer),
+            (vec![a, monday], vec![b, tuesday, short], Version::Newer),
+            (vec![a, tuesday], vec![b, monday, short], Version::Older),
+            (vec![a], vec![b, short], Version::Newer),
+        ] {
+            assert_eq!(compare(&fields(&ours), 10, &fields(&theirs), false), version, "{ours:?} {theirs:?}");
         }
     }
 
@@ -388,7 +412,16 @@ mod tests {
         assert_eq!(ok(&[("cache-control", "max-age=600, PRIVATE")]), Err(NotStored::Private));
         assert_eq!(ok(&[("cache-control", "No-Store")]), Err(NotStored::NoStore));
         assert_eq!(ok(&[("content-encoding", "gzip")]), Err(NotStored::Encoded));
-        assert_eq!(ok(&[("content-type", "text/html; charset=utf-8")]), Err(NotStored::PageInsteadOfPackage));
+        for page in [
+            "text/html; charset=utf-8",
+            "TEXT/HTML",
+            "text/html ;x",
+            "application/xhtml+xml",
+            "Application/XHTML+xml;q",
+        ] {
+            assert_eq!(ok(&[("content-type", page)]), Err(NotStored::PageInsteadOfPackage), "{page}");
+        }
+        assert_eq!(ok(&[("content-type", "text/html5-package")]), Ok(()));
         assert_eq!(storable(Class::Package, StatusCode::NOT_FOUND, &fields(&[])), Err(NotStored::Status));
     }
 
@@ -424,9 +457,13 @@ mod tests {
 
     #[test]
     fn a_304_updates_what_it_names() {
-        let head =
-            stored_head(&fields(&[("etag", "\"a\""), ("content-type", "x/y"), ("set-cookie", "a=b"), ("x", "1")]));
-        let new = updated(&head, &fields(&[("x", "2"), ("content-length", "0"), ("content-type", "text/plain")]));
-        assert_eq!(new.fields, fields(&[("etag", "\"a\""), ("content-type", "x/y"), ("x", "2")]));
+        let came = ("date", "Mon, 02 Jan 2023 03:04:05 GMT");
+        let answer = fields(&[("etag", "\"a\""), ("content-type", "x/y"), ("set-cookie", "a=b"), ("x", "1")]);
+        let head = stored_head(&answer, httpdate::parse_http_date(came.1).unwrap());
+        let later = ("date", "Tue, 03 Jan 2023 03:04:05 GMT");
+        let new =
+            updated(&head, &fields(&[("x", "2"), ("content-length", "0"), ("content-type", "text/plain"), later]));
+        assert_eq!(new.fields, fields(&[("etag", "\"a\""), ("content-type", "x/y"), ("x", "2"), came]));
+        assert_eq!(stored_head(&fields(&[later]), SystemTime::UNIX_EPOCH).fields, fields(&[later]));
     }
 }

@@ -31,6 +31,7 @@ use crate::fault::{Cause, Fault};
 use crate::flight::{Flight, Flights, Reader};
 use crate::ledger::{Ledger, Outcome};
 use crate::os::clock::{Clock, Timestamp};
+use crate::repos::Configured;
 use crate::store::{Blob, Entry, Store};
 use crate::upstream::{OutBody, Upstreams};
 use ask::{Question, Questions, Resolution};
@@ -58,6 +59,8 @@ pub struct Options {
     /// In `Via` and `Cache-Status`.
     pub name: String,
     pub freshness: config::Freshness,
+    /// Where else that can be had of which a stored object is damaged.
+    pub repos: Arc<Configured>,
 }
 
 /// The journey of requests through this node. Cheap to clone.
@@ -247,7 +250,7 @@ impl Journey {
         let question = Question {
             key: entry.key,
             url: entry.url.clone(),
-            sources: vec![entry.url.clone()],
+            sources: self.0.options.repos.resolve(&entry.url).sources,
             classified: classify(&entry.url),
             cached: None,
             insist: false,
@@ -287,7 +290,8 @@ fn known(classified: &Classified, entry: &Entry, now: Timestamp) -> Known {
 
 fn same_version(entry: &Entry, flight: &Flight) -> bool {
     let plan = flight.plan();
-    let same = freshness::compare(&entry.head.fields, entry.size, &plan.head.fields) == freshness::Version::Same;
+    let compared = freshness::compare(&entry.head.fields, entry.size, &plan.head.fields, true);
+    let same = compared == freshness::Version::Same;
     let digest = plan.digest.is_some() && plan.digest == entry.digest;
     (same || digest) && flight.total() == Some(entry.size)
 }

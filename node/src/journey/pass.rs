@@ -36,7 +36,7 @@ impl Journey {
         let conditional = asked.fields.iter().filter(|(name, _)| name.as_str().starts_with("if-") || **name == RANGE);
         fields.extend(conditional.map(|(name, value)| (name.clone(), value.clone())));
         let mut last = Fault::internal("there is nobody to ask");
-        for url in &asked.sources {
+        for url in &self.in_order(&asked.sources) {
             let request = Request {
                 method: asked.method.clone(),
                 url: url.clone(),

@@ -74,7 +74,8 @@ pub struct Multipart {
 }
 
 /// Parts in the form that zchunk's parser wants (CLIENTS.md 1): a boundary of letters and digits, numeric totals.
-pub fn multipart(ranges: &[Range<u64>], total: u64, content_type: Option<&str>, seed: &[u8]) -> Multipart {
+/// `None` when they would be longer than the content itself, which is then the better answer (RFC 9110 14.2, 17.15).
+pub fn multipart(ranges: &[Range<u64>], total: u64, content_type: Option<&str>, seed: &[u8]) -> Option<Multipart> {
     let boundary = format!("imirror{}", &blake3::hash(seed).to_hex()[..20]);
     let kind = content_type.map(|t| format!("Content-Type: {t}\r\n")).unwrap_or_default();
     let mut segments = Vec::with_capacity(2 * ranges.len() + 1);
@@ -87,11 +88,8 @@ pub fn multipart(ranges: &[Range<u64>], total: u64, content_type: Option<&str>, 
     }
     segments.push(Segment::Text(Bytes::from(format!("\r\n--{boundary}--\r\n"))));
     let segments = Segments::multipart(segments);
-    Multipart {
-        content_type: format!("multipart/byteranges; boundary={boundary}"),
-        length: segments.remaining().unwrap_or_default(),
-        segments,
-    }
+    let length = segments.remaining().filter(|length| *length <= total)?;
+    Some(Multipart { content_type: format!("multipart/byteranges; boundary={boundary}"), length, segments })
 }
 
 #[cfg(test)]
@@ -132,7 +130,8 @@ mod tests {
 
     #[test]
     fn a_multipart_body_to_the_byte() {
-        let mut parts = multipart(&[0..2, 5..6], 10, Some("x/y"), b"seed");
+        let content: Vec<u8> = (0..1000).map(|i| b'0' + (i % 10) as u8).collect();
+        let mut parts = multipart(&[0..2, 5..6], 1000, Some("x/y"), b"seed").unwrap();
         let boundary = parts.content_type.split('=').nth(1).unwrap().to_owned();
         assert!(boundary.bytes().all(|b| b.is_ascii_alphanumeric()));
         let mut body = Vec::new();
@@ -143,18 +142,28 @@ mod tests {
                     assert!(data.is_none() || !data.unwrap().is_empty());
                 }
                 (None, Some(range)) => {
-                    body.extend_from_slice(&b"0123456789"[range.start as usize..range.end as usize]);
+                    body.extend_from_slice(&content[range.start as usize..range.end as usize]);
                     parts.segments.advance(range.end - range.start);
                 }
                 (None, None) => break,
             }
         }
         let expected = format!(
-            "--{boundary}\r\nContent-Type: x/y\r\nContent-Range: bytes 0-1/10\r\n\r\n01\r\n\
-             --{boundary}\r\nContent-Type: x/y\r\nContent-Range: bytes 5-5/10\r\n\r\n5\r\n--{boundary}--\r\n"
+            "--{boundary}\r\nContent-Type: x/y\r\nContent-Range: bytes 0-1/1000\r\n\r\n01\r\n\
+             --{boundary}\r\nContent-Type: x/y\r\nContent-Range: bytes 5-5/1000\r\n\r\n5\r\n--{boundary}--\r\n"
         );
         assert_eq!(String::from_utf8(body).unwrap(), expected);
         assert_eq!(parts.length, expected.len() as u64);
+    }
+
+    #[test]
+    fn parts_that_are_longer_than_the_content_are_no_answer() {
+        let tiny: Vec<_> = (0..256).map(|i| 2 * i..2 * i + 1).collect();
+        let length = multipart(&tiny, 1 << 30, None, b"seed").unwrap().length;
+        assert!(length < 256 * 128, "{length}");
+        assert!(multipart(&tiny, length, None, b"seed").is_some());
+        assert!(multipart(&tiny, 10_000, None, b"seed").is_none());
+        assert!(multipart(&[0..50, 51..100], 100, None, b"seed").is_none());
     }
 
     proptest! {

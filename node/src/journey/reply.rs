@@ -4,7 +4,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::header::{ACCEPT_RANGES, AGE, CONTENT_LENGTH, CONTENT_TYPE, HeaderName, VIA};
+use http::header::{ACCEPT_RANGES, AGE, CONTENT_LENGTH, CONTENT_TYPE, DATE, HeaderName, VIA};
 use http::{HeaderMap, HeaderValue, StatusCode};
 
 use super::Segments;
@@ -71,6 +71,8 @@ impl Reply {
 pub(super) fn content_fields(head: &Head, via: &HeaderValue, age: Option<u64>, cache_status: HeaderValue) -> HeaderMap {
     let mut fields = HeaderMap::with_capacity(head.fields.len() + 6);
     fields.extend(head.fields.clone());
+    // The door dates each answer; `Age` says how old the content is.
+    fields.remove(DATE);
     append_via(&mut fields, via);
     if let Some(age) = age {
         fields.insert(AGE, age.into());

@@ -58,11 +58,12 @@ fn select(asked: &Asked, head: &Head, total: Option<u64>, mut fields: HeaderMap)
         _ => range::Wanted::Whole,
     };
     let known_total = total.unwrap_or_default();
+    let whole = |fields: &mut HeaderMap| {
+        set_length(fields, total);
+        (StatusCode::OK, Segments::whole(total))
+    };
     let (status, segments) = match wanted {
-        range::Wanted::Whole => {
-            set_length(&mut fields, total);
-            (StatusCode::OK, Segments::whole(total))
-        }
+        range::Wanted::Whole => whole(&mut fields),
         range::Wanted::One(range) => {
             set_length(&mut fields, Some(range.end - range.start));
             fields.extend(content_range(&range, known_total).map(|value| (CONTENT_RANGE, value)));
@@ -70,10 +71,14 @@ fn select(asked: &Asked, head: &Head, total: Option<u64>, mut fields: HeaderMap)
         }
         range::Wanted::Several(ranges) => {
             let kind = fields.get(CONTENT_TYPE).and_then(|v| v.to_str().ok()).map(str::to_owned);
-            let parts = range::multipart(&ranges, known_total, kind.as_deref(), asked.key.as_str().as_bytes());
-            fields.extend(HeaderValue::try_from(parts.content_type).ok().map(|value| (CONTENT_TYPE, value)));
-            set_length(&mut fields, Some(parts.length));
-            (StatusCode::PARTIAL_CONTENT, parts.segments)
+            match range::multipart(&ranges, known_total, kind.as_deref(), asked.key.as_str().as_bytes()) {
+                Some(parts) => {
+                    fields.extend(HeaderValue::try_from(parts.content_type).ok().map(|value| (CONTENT_TYPE, value)));
+                    set_length(&mut fields, Some(parts.length));
+                    (StatusCode::PARTIAL_CONTENT, parts.segments)
+                }
+                None => whole(&mut fields),
+            }
         }
         range::Wanted::Unsatisfiable => {
             let value = HeaderValue::try_from(format!("bytes */{known_total}"));

@@ -70,10 +70,8 @@ pub fn parse_target(
         return https(tail);
     }
     if is_repo(first) {
-        return Ok(Target::Repo {
-            name: first.to_owned(),
-            rest: if tail.is_empty() { "/".into() } else { tail.to_owned() },
-        });
+        let slash = if tail.starts_with('/') { "" } else { "/" };
+        return Ok(Target::Repo { name: first.to_owned(), rest: format!("{slash}{tail}") });
     }
     if first.contains(['.', ':']) {
         return url(false, first, tail);
@@ -167,6 +165,7 @@ mod tests {
             ("GET", "/HTTPS///example.org/a?b", "lab1:3142", resource("https://example.org/a?b")),
             ("GET", "/fedora/a/b", "lab1", Ok(Target::Repo { name: "fedora".into(), rest: "/a/b".into() })),
             ("GET", "/fedora", "lab1", Ok(Target::Repo { name: "fedora".into(), rest: "/".into() })),
+            ("GET", "/fedora?x", "lab1", Ok(Target::Repo { name: "fedora".into(), rest: "/?x".into() })),
             ("GET", "/", "10.0.0.1:3142", own("/")),
             ("GET", "/-/api/status", "lab1", own("/-/api/status")),
             ("CONNECT", "example.org:443", "example.org", Ok(Target::Tunnel { host: "example.org".into(), port: 443 })),

@@ -92,6 +92,12 @@ impl Files {
         self.partial(key).with_extension("journal")
     }
 
+    /// The keys of all downloads that left a journal.
+    pub(super) fn journals(&self) -> impl Iterator<Item = KeyHash> {
+        let folder = fs::read_dir(self.path("partial")).into_iter().flatten().flatten();
+        folder.filter_map(|file| KeyHash::from_hex(file.file_name().to_str()?.strip_suffix(".journal")?))
+    }
+
     /// Writes an entry beside its object, so that a lost index can be rebuilt.
     pub(super) fn write_entry(&self, entry: &Entry) -> io::Result<()> {
         let bytes = postcard::to_allocvec(&EntryOnDisk::from(entry)).map_err(io::Error::other)?;

@@ -80,6 +80,7 @@ impl Growing {
                 _ => {}
             }
         }
+        store.partials().remove(&plan.key);
         let file = files::options().read(true).write(true).create_new(true).open(&path).map_err(error)?;
         if let Some(total) = plan.total
             && let Err(e) = allocate(&file, total)
@@ -304,6 +305,7 @@ impl Growing {
         }
         fs::rename(files.partial(&self.plan.key), &path).map_err(error)?;
         let _ = fs::remove_file(files.journal(&self.plan.key));
+        self.store.partials().remove(&self.plan.key);
         self.ended.store(true, Ordering::Relaxed);
         let blob = self.mapping.as_ref().and_then(|m| Blob::fresh(object, m, values, self.store.clock()));
         self.store.announce(&entry, blob);
@@ -354,7 +356,9 @@ impl Growing {
         };
         let bytes = postcard::to_allocvec(&journal).map_err(|e| Fault::internal(e.to_string()))?;
         files::write_whole(&self.store.files().journal(&self.plan.key), &sealed(&bytes))
-            .map_err(|e| Fault::disk("writing a journal", &e))
+            .map_err(|e| Fault::disk("writing a journal", &e))?;
+        self.store.partials().insert(self.plan.key);
+        Ok(())
     }
 
     /// Forgets it. Readers that hold it can go on reading what is there.
@@ -362,6 +366,7 @@ impl Growing {
         if !self.ended.swap(true, Ordering::Relaxed) && self.has_its_name() {
             let _ = fs::remove_file(self.store.files().partial(&self.plan.key));
             let _ = fs::remove_file(self.store.files().journal(&self.plan.key));
+            self.store.partials().remove(&self.plan.key);
         }
     }
 
@@ -397,6 +402,7 @@ fn hasher(algorithm: Algorithm) -> Box<dyn DynDigest + Send> {
         Algorithm::Sha1 => Box::new(sha1::Sha1::default()),
         Algorithm::Sha256 => Box::new(sha2::Sha256::default()),
         Algorithm::Sha512 => Box::new(sha2::Sha512::default()),
+        Algorithm::Sha384 => Box::new(sha2::Sha384::default()),
     }
 }
 

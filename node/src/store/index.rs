@@ -54,6 +54,8 @@ pub(super) struct Index {
     path: PathBuf,
     /// redb refuses everything after a failed write, until it is opened anew: `None` when that failed, too.
     db: RwLock<Option<Database>>,
+    /// One batch at a time: the sums below belong to the last one.
+    committing: Mutex<()>,
     /// Changes that are not on disk yet; look-ups see them.
     pending: Mutex<HashMap<KeyHash, Option<Arc<Entry>>>>,
     objects: AtomicU64,
@@ -91,6 +93,7 @@ impl Index {
         Ok(Self {
             path: path.to_owned(),
             db: RwLock::new(Some(db)),
+            committing: Mutex::default(),
             pending: Mutex::default(),
             objects: objects.into(),
             bytes: bytes.into(),
@@ -217,6 +220,7 @@ impl Index {
 
     /// Writes a batch, durably, and says what nobody needs any more.
     pub(super) fn commit(&self, batch: &[Change]) -> Result<Superfluous, Fault> {
+        let _one_at_a_time = self.committing.lock().unwrap_or_else(PoisonError::into_inner);
         self.with_db(|db| self.commit_to(db, batch)).inspect_err(|_| self.open_anew())
     }
 
@@ -358,6 +362,28 @@ mod tests {
         assert_eq!((index.objects(), index.bytes()), (1, 7));
         assert_eq!(index.look_up(&a.key).unwrap().unwrap().object, newer.object);
         assert!(index.look_up(&b.key).unwrap().is_none());
+    }
+
+    #[test]
+    fn the_sums_hold_whoever_commits() {
+        let dir = tempfile::tempdir().unwrap();
+        let index = Index::open(&dir.path().join("index.redb")).unwrap();
+        std::thread::scope(|scope| {
+            for thread in 0..4u8 {
+                let index = &index;
+                scope.spawn(move || {
+                    for round in 0..10u8 {
+                        let url = format!("http://example.org/{thread}/{round}");
+                        let entry = entry(&url, thread * 10 + round, 10);
+                        index.commit(&[Change::Put(entry.clone())]).unwrap();
+                        if round % 2 == 0 {
+                            index.commit(&[Change::Remove(entry.key)]).unwrap();
+                        }
+                    }
+                });
+            }
+        });
+        assert_eq!((index.objects(), index.bytes()), (20, 200));
     }
 
     #[test]

@@ -17,7 +17,7 @@ mod scrub;
 mod tests;
 mod writer;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -92,6 +92,8 @@ struct Inner {
     order: Mutex<()>,
     evicting: Mutex<()>,
     growing_bytes: AtomicU64,
+    /// Downloads that left a journal.
+    partials: Mutex<HashSet<KeyHash>>,
     /// Bodies of unknown length that did not fit, and how much of them had come.
     misfits: quick_cache::sync::Cache<KeyHash, u64>,
     /// An object may be stored again while the last trace of it is being deleted.
@@ -166,6 +168,7 @@ impl Store {
             Index::open(&path)
         })?;
         let (changes, queue) = channel();
+        let partials = files.journals().collect();
         let open_file = (options.memory_size / options.open_files.max(1)).max(OPEN_FILE_WEIGHT);
         let store = Self(Arc::new(Inner {
             files,
@@ -178,6 +181,7 @@ impl Store {
             order: Mutex::default(),
             evicting: Mutex::default(),
             growing_bytes: AtomicU64::new(0),
+            partials: Mutex::new(partials),
             misfits: quick_cache::sync::Cache::new(MISFITS),
             naming: Mutex::default(),
             settling: Arc::default(),
@@ -348,6 +352,15 @@ impl Store {
         let began = self.make_room(least).and_then(|()| Growing::begin(self, plan));
         self.note(began.as_ref().err());
         began
+    }
+
+    /// Is anything left of an earlier download of this key?
+    pub fn has_partial(&self, key: &KeyHash) -> bool {
+        self.partials().contains(key)
+    }
+
+    fn partials(&self) -> MutexGuard<'_, HashSet<KeyHash>> {
+        self.0.partials.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// What is left of an earlier download of this key. Blocks.

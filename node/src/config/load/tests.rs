@@ -175,10 +175,18 @@ fn values_that_mean_nothing_are_named_with_their_place() {
             "2: [repos.HTTPS]: a name has letters, digits, `-`, `_` and `+` only, and is not `HTTPS`",
         ),
         (
-            "[repos.x]\nmetalink = \"https://example.org/metalink\"",
-            "2: [repos.x]: metalinks are not read yet; list the mirrors under `upstreams`",
+            "[repos.x]\nmetalink = \"https://example.org/metalink\"\nupstreams = [\"https://example.org/x\"]",
+            "2: [repos.x]: `metalink` names the mirrors; `upstreams` cannot stand beside it",
         ),
-        ("[repos.x]\nupstreams = []", "2: [repos.x]: `upstreams` must name at least one mirror"),
+        (
+            "[repos.x]\nmetalink = \"example.org/metalink\"",
+            "2: `repos.x.metalink` = \"example.org/metalink\": expected a URL such as \
+             \"https://example.org/metalink?repo=fedora-41&arch=x86_64\", without user",
+        ),
+        (
+            "[repos.x]\nupstreams = []",
+            "2: [repos.x]: `upstreams` must name at least one mirror, or `metalink` a list of them",
+        ),
     ] {
         let error = of_text(text).unwrap_err();
         assert_eq!(error, format!("the configuration is wrong\n  etc/imirror/imirror.toml:{problem}"));
