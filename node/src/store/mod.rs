@@ -45,6 +45,9 @@ const CHANGES_MAX: usize = 4096;
 /// Who has many changes waits while so many are to be written.
 const PENDING_MAX: usize = 2 * CHANGES_MAX;
 
+/// Files deleted under one lock.
+const DELETED_AT_ONCE: usize = 32;
+
 /// Entries read at once by who reads all.
 const PAGE: usize = 256;
 
@@ -583,15 +586,24 @@ impl Inner {
         Ok(())
     }
 
+    /// What has come back meanwhile stays. The lock is held for a few files at a time: who publishes an object waits for it,
+    /// and deleting may take a disk long.
     fn delete(&self, superfluous: &Superfluous) {
-        let _naming = self.naming.lock().unwrap_or_else(PoisonError::into_inner);
-        let needed = self.index.pending_objects();
-        for (object, key) in superfluous.entries.iter().filter(|(object, _)| !needed.contains(object)) {
-            let _ = std::fs::remove_file(self.files.entry(object, key));
+        for entries in superfluous.entries.chunks(DELETED_AT_ONCE) {
+            let _naming = self.naming.lock().unwrap_or_else(PoisonError::into_inner);
+            for (object, key) in entries {
+                if self.index.look_up(key).is_ok_and(|known| known.is_none_or(|known| known.object != *object)) {
+                    let _ = std::fs::remove_file(self.files.entry(object, key));
+                }
+            }
         }
-        for object in superfluous.objects.iter().filter(|object| !needed.contains(*object)) {
-            let _ = std::fs::remove_file(self.files.object(object));
-            let _ = std::fs::remove_file(self.files.values(object));
+        for objects in superfluous.objects.chunks(DELETED_AT_ONCE) {
+            let _naming = self.naming.lock().unwrap_or_else(PoisonError::into_inner);
+            let pending = self.index.pending_objects();
+            for object in objects.iter().filter(|object| !pending.contains(*object) && !self.index.names(object)) {
+                let _ = std::fs::remove_file(self.files.object(object));
+                let _ = std::fs::remove_file(self.files.values(object));
+            }
         }
     }
 }
