@@ -9,6 +9,7 @@ mod decision_tree;
 mod disk;
 mod doors;
 mod flights;
+mod memory;
 mod metalinks;
 mod operations;
 mod shared_cache;

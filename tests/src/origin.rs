@@ -14,6 +14,8 @@ use crate::sha256;
 pub struct Page {
     pub status: u16,
     pub body: Arc<Vec<u8>>,
+    /// The content is the body so many times.
+    pub times: usize,
     pub etag: Option<String>,
     pub modified: Option<String>,
     pub trouble: Trouble,
@@ -80,6 +82,7 @@ impl Page {
             modified: Some("Mon, 02 Jan 2023 03:04:05 GMT".into()),
             status: 200,
             body: Arc::new(body),
+            times: 1,
             trouble: Trouble::None,
             fields: Vec::new(),
         }
@@ -97,6 +100,11 @@ impl Page {
 
     pub fn with_status(self, status: u16) -> Self {
         Self { status, ..self }
+    }
+
+    /// A large content that nobody holds in memory.
+    pub fn times(self, times: usize) -> Self {
+        Self { times, ..self }
     }
 
     pub fn modified(self, date: &str) -> Self {
@@ -258,7 +266,7 @@ impl Origin {
         if current {
             return stream.write_all(format!("HTTP/1.1 304 Not Modified\r\n{head}\r\n").as_bytes()).is_ok();
         }
-        let total = page.body.len();
+        let total = page.body.len() * page.times;
         let current = seen
             .fields
             .get("if-range")
@@ -321,7 +329,9 @@ impl Origin {
                 }
                 _ => {}
             }
-            if stream.write_all(&page.body[at..until]).is_err() {
+            let in_body = at % page.body.len();
+            until = until.min(at - in_body + page.body.len());
+            if stream.write_all(&page.body[in_body..in_body + until - at]).is_err() {
                 return false;
             }
             count(until - at);

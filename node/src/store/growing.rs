@@ -77,14 +77,18 @@ impl Growing {
         let path = store.files().partial(&plan.key);
         // A file that somebody may still be reading is never shortened: it loses its name.
         let error = |e: std::io::Error| Fault::disk(path.display(), &e);
+        // As long as it is open, to take its name away costs nothing; others wait for that.
+        let _old = files::open_plain(&path);
+        let mut partials = store.partials();
         for old in [&path, &store.files().journal(&plan.key)] {
             match fs::remove_file(old) {
                 Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(error(e)),
                 _ => {}
             }
         }
-        store.partials().remove(&plan.key);
+        partials.remove(&plan.key);
         let file = files::options().read(true).write(true).create_new(true).open(&path).map_err(error)?;
+        drop(partials);
         if let Some(total) = plan.total
             && let Err(e) = allocate(&file, total)
         {
@@ -310,18 +314,22 @@ impl Growing {
         }
         let values = std::mem::take(&mut self.hashing().values);
         if values.len() > 1 {
-            files::write_whole(&files.values(&object), values.as_flattened()).map_err(error)?;
+            files.write_whole(&files.values(&object), values.as_flattened()).map_err(error)?;
         }
         // From here until look-ups see the entry nobody may delete an object of this name.
         let naming = self.store.naming();
+        let copy = files.write_new_entry(&entry).map_err(error)?;
+        let mut partials = self.store.partials();
         if !self.has_its_name() {
+            copy.remove();
             return Ok((entry, false));
         }
-        files.write_entry(&entry).map_err(error)?;
+        copy.replace(&files.entry(&object, &entry.key)).map_err(error)?;
         // Also over an identical object that may have rotted: these bytes have just been hashed.
         fs::rename(files.partial(&self.plan.key), &path).map_err(error)?;
         let _ = fs::remove_file(files.journal(&self.plan.key));
-        self.store.partials().remove(&self.plan.key);
+        partials.remove(&self.plan.key);
+        drop(partials);
         self.ended.store(true, Ordering::Relaxed);
         let blob = self.mapping.as_ref().and_then(|m| Blob::fresh(object, m, values, self.store.clock()));
         self.store.announce(&entry, blob);
@@ -354,11 +362,9 @@ impl Growing {
         Ok(present)
     }
 
+    /// The thread that hashes and the end of the download may do so at the same time: the record of more stays.
     fn write_journal(&self, present: Ranges) -> Result<(), Fault> {
-        if !self.has_its_name() {
-            return Ok(());
-        }
-        self.journalled.store(present.bytes(), Ordering::Relaxed);
+        let bytes_present = present.bytes();
         let (status, fields) = head_on_disk(&self.plan.head);
         let journal = Journal {
             url: self.plan.url.to_string(),
@@ -371,18 +377,27 @@ impl Growing {
             present,
         };
         let bytes = postcard::to_allocvec(&journal).map_err(|e| Fault::internal(e.to_string()))?;
-        files::write_whole(&self.store.files().journal(&self.plan.key), &sealed(&bytes))
-            .map_err(|e| Fault::disk("writing a journal", &e))?;
-        self.store.partials().insert(self.plan.key);
+        let error = |e: std::io::Error| Fault::disk("writing a journal", &e);
+        let journal = self.store.files().write_new(&sealed(&bytes)).map_err(error)?;
+        // Until it has its name nobody may begin another download under it.
+        let mut partials = self.store.partials();
+        if !self.has_its_name() || bytes_present < self.journalled.load(Ordering::Relaxed) {
+            journal.remove();
+            return Ok(());
+        }
+        journal.replace(&self.store.files().journal(&self.plan.key)).map_err(error)?;
+        self.journalled.store(bytes_present, Ordering::Relaxed);
+        partials.insert(self.plan.key);
         Ok(())
     }
 
     /// Forgets it. Readers that hold it can go on reading what is there.
     pub fn discard(&self) {
+        let mut partials = self.store.partials();
         if !self.ended.swap(true, Ordering::Relaxed) && self.has_its_name() {
             let _ = fs::remove_file(self.store.files().partial(&self.plan.key));
             let _ = fs::remove_file(self.store.files().journal(&self.plan.key));
-            self.store.partials().remove(&self.plan.key);
+            partials.remove(&self.plan.key);
         }
     }
 
@@ -571,6 +586,37 @@ mod tests {
         assert!(store.take_up(key).is_none());
         fs::remove_file(&journal).unwrap();
         assert!(store.take_up(key).is_none());
+    }
+
+    #[test]
+    fn the_record_of_more_stays_whoever_writes_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let (store, _) = store_in(&dir);
+        let growing = store.begin(plan(URL, Some(4 * GROUP))).unwrap();
+        growing.write_at(0, &content(G)).unwrap();
+        let less = growing.sync().unwrap();
+        growing.write_at(GROUP, &content(G)).unwrap();
+        std::thread::scope(|scope| {
+            for _ in 0..2 {
+                scope.spawn(|| (0..200).for_each(|_| growing.write_journal(less.clone()).unwrap()));
+                scope.spawn(|| (0..20).for_each(|_| growing.suspend().unwrap()));
+            }
+        });
+        growing.write_journal(less).unwrap();
+        let taken_up = store.take_up(growing.plan().key).unwrap();
+        assert_eq!(taken_up.missing(0..4 * GROUP), Some(2 * GROUP..4 * GROUP));
+        assert_eq!(fs::read_dir(dir.path().join("partial")).unwrap().count(), 2, "nothing else is left behind");
+    }
+
+    #[test]
+    fn a_record_never_describes_a_newer_download() {
+        let dir = tempfile::tempdir().unwrap();
+        let (store, _) = store_in(&dir);
+        let older = store.begin(plan(URL, Some(GROUP))).unwrap();
+        older.write_at(0, &content(G)).unwrap();
+        let newer = store.begin(plan(URL, Some(GROUP))).unwrap();
+        older.suspend().unwrap();
+        assert!(store.take_up(newer.plan().key).is_none());
     }
 
     #[tokio::test]

@@ -197,10 +197,8 @@ fn is_alive(node: &str, origin: &Origin, index: usize) -> Result<(), String> {
 /// The node went nowhere it may not go, never held more memory than it may, has not panicked, and ends when it is told to.
 fn check_health(node: &mut Node, origin: &Origin) {
     assert_eq!(origin.trespasses(), Vec::<String>::new());
-    let status = std::fs::read_to_string(format!("/proc/{}/status", node.pid())).expect("the node runs");
-    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("the peak");
-    let peak: u64 = peak.trim().trim_end_matches(" kB").parse().expect("a number");
-    assert!(peak >> 10 < MEMORY_MAX_MIB, "the node held {} MiB", peak >> 10);
+    let peak = node.memory("VmHWM");
+    assert!(peak < MEMORY_MAX_MIB, "the node held {peak} MiB");
     node.stop();
     assert!(!node.log().contains("panicked"), "{}", node.log());
 }
