@@ -12,7 +12,10 @@ use crate::sha256;
 /// What is served under a path.
 #[derive(Debug, Clone)]
 pub struct Page {
+    pub status: u16,
     pub body: Arc<Vec<u8>>,
+    /// The content is the body so many times.
+    pub times: usize,
     pub etag: Option<String>,
     pub modified: Option<String>,
     pub trouble: Trouble,
@@ -38,6 +41,8 @@ pub enum Trouble {
     NotModified,
     /// The same, to requests without a condition too.
     AlwaysNotModified,
+    /// Nothing comes, not even the head, until `release` is called.
+    Mute,
     /// It is to be had there.
     MovedTo(String),
     /// The length is not announced: the content ends with the connection.
@@ -75,7 +80,9 @@ impl Page {
         Self {
             etag: Some(format!("\"{}\"", &sha256(&body)[..16])),
             modified: Some("Mon, 02 Jan 2023 03:04:05 GMT".into()),
+            status: 200,
             body: Arc::new(body),
+            times: 1,
             trouble: Trouble::None,
             fields: Vec::new(),
         }
@@ -83,6 +90,21 @@ impl Page {
 
     pub fn with(self, trouble: Trouble) -> Self {
         Self { trouble, ..self }
+    }
+
+    /// With a line more in the head.
+    pub fn saying(mut self, line: &str) -> Self {
+        self.fields.push(line.into());
+        self
+    }
+
+    pub fn with_status(self, status: u16) -> Self {
+        Self { status, ..self }
+    }
+
+    /// A large content that nobody holds in memory.
+    pub fn times(self, times: usize) -> Self {
+        Self { times, ..self }
     }
 
     pub fn modified(self, date: &str) -> Self {
@@ -173,6 +195,12 @@ impl Origin {
         self.0.released.1.notify_all();
     }
 
+    fn wait_for_release(&self) {
+        let (released, changed) = &self.0.released;
+        let guard = released.lock().unwrap();
+        drop(changed.wait_timeout_while(guard, Duration::from_secs(60), |released| !*released).unwrap());
+    }
+
     /// Requests for a path so far.
     pub fn seen(&self, path: &str) -> Vec<Seen> {
         self.0.seen.lock().unwrap().iter().filter(|seen| seen.path == path).cloned().collect()
@@ -213,10 +241,16 @@ impl Origin {
             }
             _ => {}
         }
-        if seen.method == "POST" || seen.method == "PUT" {
-            return short(stream, 201, &format!("{} {}", seen.method, sha256(&seen.body)));
+        if page.trouble == Trouble::Mute {
+            self.wait_for_release();
         }
         let mut head = String::new();
+        if seen.method == "POST" || seen.method == "PUT" {
+            page.fields.iter().for_each(|line| head.push_str(&format!("{line}\r\n")));
+            let text = format!("{} {}", seen.method, sha256(&seen.body));
+            let head = format!("HTTP/1.1 201 Created\r\n{head}Content-Length: {}\r\n\r\n{text}", text.len());
+            return stream.write_all(head.as_bytes()).is_ok();
+        }
         page.etag.iter().for_each(|tag| head.push_str(&format!("ETag: {tag}\r\n")));
         page.modified.iter().for_each(|date| head.push_str(&format!("Last-Modified: {date}\r\n")));
         page.fields.iter().for_each(|line| head.push_str(&format!("{line}\r\n")));
@@ -232,7 +266,7 @@ impl Origin {
         if current {
             return stream.write_all(format!("HTTP/1.1 304 Not Modified\r\n{head}\r\n").as_bytes()).is_ok();
         }
-        let total = page.body.len();
+        let total = page.body.len() * page.times;
         let current = seen
             .fields
             .get("if-range")
@@ -253,7 +287,7 @@ impl Origin {
                 head.push_str(&format!("Content-Range: bytes {start}-{}/{total}\r\n", end - 1));
                 "206 Partial Content"
             }
-            None => "200 OK",
+            None => &format!("{} Status", page.status),
         };
         let announced = end - start + if page.trouble == Trouble::TooShort { 1000 } else { 0 };
         let length = match page.trouble {
@@ -288,17 +322,16 @@ impl Origin {
                 }
                 Trouble::StallAt(stall) => {
                     if at >= stall {
-                        let (released, changed) = &self.0.released;
-                        let guard = released.lock().unwrap();
-                        let waited = changed.wait_timeout_while(guard, Duration::from_secs(60), |r| !*r).unwrap();
-                        drop(waited);
+                        self.wait_for_release();
                     } else {
                         until = until.min(stall);
                     }
                 }
                 _ => {}
             }
-            if stream.write_all(&page.body[at..until]).is_err() {
+            let in_body = at % page.body.len();
+            until = until.min(at - in_body + page.body.len());
+            if stream.write_all(&page.body[in_body..in_body + until - at]).is_err() {
                 return false;
             }
             count(until - at);

@@ -150,10 +150,6 @@ impl Reader<'_> {
             _ => None,
         };
         let other = self.read("freshness.other", other, "\"pass\" or \"rfc9111\"")?;
-        if other == Other::Rfc9111 {
-            let what = "`freshness.other`: \"rfc9111\" is not implemented yet; use \"pass\"";
-            return Err(self.problem("freshness.other", what.into()));
-        }
         Ok(Freshness { metadata, package, other })
     }
 

@@ -125,7 +125,7 @@ pub enum Window {
 pub enum Other {
     /// Forwarded, never stored.
     Pass,
-    /// Stored and reused as RFC 9111 lets a shared cache do it.
+    /// Stored and reused as RFC 9111 lets a shared cache do it: variants, validation, invalidation, stale answers.
     Rfc9111,
 }
 

@@ -13,6 +13,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use http::{HeaderMap, StatusCode};
 use tokio::sync::futures::Notified;
 use tokio::sync::{Notify, oneshot, watch};
 
@@ -53,6 +54,8 @@ pub struct Departure {
     pub from: u64,
     /// All URLs of the same content, in order of preference; the first is asked again first.
     pub sources: Vec<Url>,
+    /// The fields that it was asked for with, but for ranges and conditions: what is missing is asked for with the same.
+    pub fields: HeaderMap,
 }
 
 /// The flight that has begun, or why there is none.
@@ -79,6 +82,7 @@ struct Shared {
 pub struct Flight {
     growing: Arc<Growing>,
     sources: Vec<Url>,
+    fields: HeaderMap,
     started: Timestamp,
     phase: Mutex<Phase>,
     /// Bytes have arrived, or the phase has changed.
@@ -117,6 +121,16 @@ pub struct FlightStatus {
     pub started: Timestamp,
 }
 
+/// Is it the rest of what an earlier flight has left, as it was asked for with `Range` and `If-Range`?
+pub fn continues(growing: &Growing, answer: &Answer) -> bool {
+    let plan = growing.plan();
+    let (total, digest_known) = (growing.total(), plan.digest.is_some());
+    let version = resume::Version { fields: &plan.head.fields, total, digest_known };
+    let question = resume::Question { from: growing.present_until(0), fields: HeaderMap::new() };
+    let begins = resume::begins_at(version, &question, answer.url.host(), answer.status, &answer.fields, true);
+    answer.status == StatusCode::PARTIAL_CONTENT && begins.is_ok()
+}
+
 impl Flights {
     pub fn new(store: Store, upstreams: Upstreams, ledger: Arc<Ledger>, clock: Clock) -> Self {
         Self(Arc::new(Shared {
@@ -146,6 +160,19 @@ impl Flights {
         None
     }
 
+    /// Is anything of this key in the air, whether one may join it or not?
+    pub fn has(&self, key: &KeyHash) -> bool {
+        self.0.in_progress().contains_key(key)
+    }
+
+    /// What is in the air under this key is not to be stored, and nobody joins it any more; who reads it reads on.
+    pub fn disown(&self, key: &KeyHash) {
+        let flight = self.0.in_progress().remove(key);
+        if let Some(flight) = flight {
+            flight.growing.discard();
+        }
+    }
+
     /// Begins a flight. When the store cannot take it, the answer comes back with the reason, to be passed on as it is.
     pub async fn start(&self, departure: Departure) -> Begun {
         let (begun, beginning) = oneshot::channel();
@@ -155,13 +182,14 @@ impl Flights {
 
     /// Makes the file and enters the flight in the list. Blocks.
     fn begin(&self, departure: Departure) -> Result<(Arc<Flight>, Answer, u64), NotBegun> {
-        let Departure { plan, answer, taken_up, from, sources } = departure;
+        let Departure { plan, answer, taken_up, from, sources, fields } = departure;
         let growing = match taken_up.map_or_else(|| self.0.store.begin(plan), Ok) {
             Ok(growing) => growing,
             Err(fault) => return Err((fault, Some(Box::new(answer)))),
         };
         let flight = Arc::new(Flight {
             sources,
+            fields,
             started: self.0.clock.now(),
             phase: Mutex::new(Phase::Flying),
             news: Notify::new(),

@@ -30,8 +30,10 @@ const UNREACHABLE_MAX: Duration = Duration::from_secs(30);
 /// Contents below this size are hashed when they are complete, others by a thread behind the writer.
 const HASH_BEHIND: u64 = 1024 * 1024;
 
-/// A request for content, with the fields that every request of ours has.
-pub(super) fn request(url: &Url, fields: HeaderMap) -> Request {
+/// A request for what is missing of a content: as it was first asked for, with a range or conditions.
+pub(super) fn request(flight: &Flight, url: &Url, more: &HeaderMap) -> Request {
+    let mut fields = flight.fields.clone();
+    fields.extend(more.clone());
     let patience =
         Patience { connect: Duration::from_secs(5), head: Duration::from_secs(10), stall: Duration::from_secs(5) };
     Request { method: Method::GET, url: url.clone(), fields, body: None, patience }
@@ -222,7 +224,7 @@ async fn ask_again(flights: &Flights, flight: &Flight, gap: Range<u64>, source: 
     let version = Version { fields: &plan.head.fields, total, digest_known: plan.digest.is_some() };
     let end = (Some(gap.end) != total && total.is_some()).then_some(gap.end);
     let question = resume::question(version, gap.start, end, same_source);
-    let answer = flights.0.upstreams.fetch(request(url, question.fields.clone())).await?;
+    let answer = flights.0.upstreams.fetch(request(flight, url, &question.fields)).await?;
     let at = resume::begins_at(version, &question, url.host(), answer.status, &answer.fields, same_source)?;
     tracing::info!(url = %plan.url, from = at, source = %url, "a download goes on");
     Ok(Transfer { answer, at, compare_until: gap.start })
@@ -415,7 +417,7 @@ async fn fetch_aside(flights: &Flights, flight: &Flight, gap: Range<u64>) -> Res
     }
     let Some(url) = flight.sources.first() else { return Err(Fault::internal("a download without a source")) };
     let question = resume::question(version, gap.start, Some(gap.end), true);
-    let mut answer = flights.0.upstreams.fetch(request(url, question.fields.clone())).await?;
+    let mut answer = flights.0.upstreams.fetch(request(flight, url, &question.fields)).await?;
     let mut at = resume::begins_at(version, &question, url.host(), answer.status, &answer.fields, true)?;
     if at != gap.start {
         return Err(Fault::internal("the source does not serve ranges"));

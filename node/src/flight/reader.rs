@@ -157,7 +157,7 @@ async fn take_detour(flight: &Flight, from: u64, fault: Fault, upstreams: &Upstr
     if resume::strong_validator(&plan.head.fields).is_none() {
         return Err(fault);
     }
-    let answer = upstreams.fetch(super::pump::request(url, question.fields.clone())).await?;
+    let answer = upstreams.fetch(super::pump::request(flight, url, &question.fields)).await?;
     let at = resume::begins_at(version, &question, url.host(), answer.status, &answer.fields, true)?;
     if at != from && answer.status != StatusCode::OK {
         return Err(fault);

@@ -16,7 +16,7 @@ use super::rfc9111::validates;
 use super::{Asked, Journey};
 use crate::classify::{Class, Classified, KeyHash, Url};
 use crate::fault::{Cause, Fault, Whose};
-use crate::flight::{Departure, Flight, strong_validator};
+use crate::flight::{self, Departure, Flight, strong_validator};
 use crate::os::tasks;
 use crate::store::{Entry, Growing, Plan};
 use crate::upstream::{Answer, Patience, Request};
@@ -290,10 +290,7 @@ impl Journey {
 
     /// The fields of a request of ours: nothing of the client's for what is ours (FAULTS.md 5).
     pub(super) fn request_fields(&self, question: &Question) -> HeaderMap {
-        let mut fields = HeaderMap::new();
-        fields.insert(USER_AGENT, HeaderValue::from_static(concat!("imirror/", env!("CARGO_PKG_VERSION"))));
-        fields.insert(ACCEPT, HeaderValue::from_static("*/*"));
-        fields.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+        let mut fields = own_fields();
         fields.insert(VIA, self.0.via.clone());
         if question.insist {
             fields.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
@@ -375,9 +372,9 @@ impl Journey {
             tracing::debug!(url = %question.url, reason = reason.as_str(), "not stored");
             return Resolution::Unshared(Arc::new(Mutex::new(Some(Box::new(answer)))));
         }
-        let continued = partial.filter(|_| answer.status == StatusCode::PARTIAL_CONTENT);
+        let continued = partial.filter(|growing| flight::continues(growing, &answer));
         if answer.status == StatusCode::PARTIAL_CONTENT && continued.is_none() {
-            return Resolution::Failed(malformed(source, "206 to a request for everything"));
+            return Resolution::Failed(malformed(source, "206 with something else than was asked for"));
         }
         let from = continued.map_or(0, |growing| growing.present_until(0));
         let mut sources = question.sources.clone();
@@ -391,7 +388,8 @@ impl Journey {
             total: answer.body.length(),
             digest: question.classified.digest.clone(),
         };
-        let departure = Departure { plan, answer, taken_up: continued.cloned(), from, sources };
+        let fields = self.request_fields(question);
+        let departure = Departure { plan, answer, taken_up: continued.cloned(), from, sources, fields };
         match self.0.flights.start(departure).await {
             Ok(flight) => Resolution::Flight(flight),
             Err((fault, None)) => Resolution::Failed(fault),
@@ -414,8 +412,17 @@ pub(super) fn patience(cached: bool) -> Patience {
     Patience { connect: Duration::from_secs(connect), head: Duration::from_secs(head), stall: Duration::from_secs(5) }
 }
 
+/// The fields of a request that is nobody's but ours.
+pub(super) fn own_fields() -> HeaderMap {
+    let mut fields = HeaderMap::new();
+    fields.insert(USER_AGENT, HeaderValue::from_static(concat!("imirror/", env!("CARGO_PKG_VERSION"))));
+    fields.insert(ACCEPT, HeaderValue::from_static("*/*"));
+    fields.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+    fields
+}
+
 /// `Range` and `If-Range` for what is missing at the end of a partial download; `None` when its version cannot be named.
-fn resume_fields(growing: &Growing, digest_known: bool) -> Option<HeaderMap> {
+pub(super) fn resume_fields(growing: &Growing, digest_known: bool) -> Option<HeaderMap> {
     let validator = strong_validator(&growing.plan().head.fields);
     if validator.is_none() && !digest_known {
         return None;

@@ -13,6 +13,7 @@ mod reply;
 pub mod rfc9111;
 mod segments;
 mod select;
+mod shared;
 mod shortcut;
 pub mod target;
 
@@ -36,9 +37,11 @@ use crate::store::{Blob, Entry, Store};
 use crate::upstream::{OutBody, Upstreams};
 use ask::{Question, Questions, Resolution};
 use freshness::{Decision, Demand, Known};
+use shared::Fills;
 use shortcut::Shortcuts;
 
 /// A request that has been given a name.
+#[derive(Clone)]
 pub struct Asked {
     pub method: Method,
     /// What upstream is asked for when it is not ours.
@@ -76,6 +79,7 @@ struct Parts {
     ledger: Arc<Ledger>,
     clock: Clock,
     questions: Questions,
+    fills: Fills,
     shortcuts: Shortcuts,
 }
 
@@ -92,8 +96,9 @@ impl Journey {
     ) -> Result<Self, Fault> {
         let via = HeaderValue::try_from(format!("1.1 {} (imirror)", options.name))
             .map_err(|_| Fault::internal("the name of this node cannot stand in a header field"))?;
-        let (questions, shortcuts) = (Questions::default(), Shortcuts::default());
-        Ok(Self(Arc::new(Parts { options, via, store, flights, upstreams, ledger, clock, questions, shortcuts })))
+        let (questions, fills, shortcuts) = (Questions::default(), Fills::default(), Shortcuts::default());
+        let parts = Parts { options, via, store, flights, upstreams, ledger, clock, questions, fills, shortcuts };
+        Ok(Self(Arc::new(parts)))
     }
 
     pub fn upstreams(&self) -> &Upstreams {
@@ -118,9 +123,10 @@ impl Journey {
         // What carries credentials by-passes store and peers (FAULTS.md 5).
         let personal = asked.fields.contains_key(AUTHORIZATION) || asked.fields.contains_key(COOKIE);
         let reads = asked.method == Method::GET || asked.method == Method::HEAD;
-        let answered = match classified.class.is_ours() && reads && !personal {
-            true => self.serve(&asked, classified).await,
-            false => self.pass(asked, body).await,
+        let answered = match classified.class.is_ours() {
+            true if reads && !personal => self.serve(&asked, classified).await,
+            false if self.0.options.freshness.other == config::Other::Rfc9111 => self.share(asked, body).await,
+            _ => self.pass(asked, body).await,
         };
         answered.unwrap_or_else(|fault| self.refuse(&fault, &what))
     }
@@ -128,6 +134,10 @@ impl Journey {
     /// What would happen to a request for this key, in words, with the entry that is stored.
     pub async fn explain(&self, key: &Url) -> (Classified, Option<Arc<Entry>>, &'static str) {
         let classified = classify(key);
+        if !classified.class.is_ours() && self.0.options.freshness.other == config::Other::Rfc9111 {
+            let (entry, would) = self.explain_shared(key).await;
+            return (classified, entry, would);
+        }
         let entry = self.0.store.lookup(key.key_hash()).await.unwrap_or_default();
         let would = match self.decide(&classified, entry.as_ref(), Demand::default()) {
             _ if !classified.class.is_ours() => "pass it on to upstream without storing it",
@@ -247,6 +257,17 @@ impl Journey {
     /// A stored object was found damaged while it was being sent: the same version from upstream.
     pub async fn rescue(&self, entry: &Arc<Entry>) -> Result<Reader, Fault> {
         self.0.store.drop_damaged(entry, &Fault::new(Cause::Corrupt { object: entry.object.to_string().into() }));
+        let flight = match classify(&entry.url).class.is_ours() {
+            true => self.fetch_again(entry).await?,
+            false => self.fetch_again_for_all(entry).await?,
+        };
+        match same_version(entry, &flight) {
+            true => Ok(flight.reader()),
+            false => Err(Fault::new(Cause::Changed { host: entry.url.host().into() })),
+        }
+    }
+
+    async fn fetch_again(&self, entry: &Entry) -> Result<Arc<Flight>, Fault> {
         let question = Question {
             key: entry.key,
             url: entry.url.clone(),
@@ -255,17 +276,13 @@ impl Journey {
             cached: None,
             insist: false,
         };
-        let flight = match self.0.flights.join(&entry.key) {
-            Some(flight) => flight,
-            None => match self.ask(question).await.0 {
-                Resolution::Flight(flight) => flight,
-                Resolution::Failed(fault) => return Err(fault),
-                _ => return Err(Fault::internal("the damaged object cannot be had again")),
-            },
-        };
-        match same_version(entry, &flight) {
-            true => Ok(flight.reader()),
-            false => Err(Fault::new(Cause::Changed { host: entry.url.host().into() })),
+        if let Some(flight) = self.0.flights.join(&entry.key) {
+            return Ok(flight);
+        }
+        match self.ask(question).await.0 {
+            Resolution::Flight(flight) => Ok(flight),
+            Resolution::Failed(fault) => Err(fault),
+            _ => Err(Fault::internal("the damaged object cannot be had again")),
         }
     }
 

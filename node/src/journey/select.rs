@@ -2,11 +2,13 @@
 
 use std::sync::Arc;
 
-use http::header::{CONTENT_RANGE, CONTENT_TYPE, RANGE};
-use http::{HeaderMap, HeaderValue, StatusCode};
+use http::header::{AGE, CONTENT_RANGE, CONTENT_TYPE, RANGE};
+use http::{HeaderMap, HeaderValue, Method, StatusCode};
 
+use super::conditional::{self, Condition};
 use super::reply::{content_fields, content_range, set_length};
-use super::{Asked, Content, Journey, Reply, Segments, Stored, freshness, range};
+use super::{Asked, Content, Journey, Reply, Segments, Stored, range, rfc9111};
+use crate::classify::Class;
 use crate::flight::Flight;
 use crate::ledger::Outcome;
 use crate::store::{Blob, Entry, Head};
@@ -29,7 +31,12 @@ impl Selected {
 impl Journey {
     pub(super) fn stored_reply(&self, asked: &Asked, entry: Arc<Entry>, blob: Arc<Blob>, outcome: Outcome) -> Reply {
         let outcome = if outcome == Outcome::Hit && blob.in_memory() { Outcome::MemoryHit } else { outcome };
-        let age = self.0.clock.now().since(entry.confirmed_at()).as_secs();
+        let now = self.0.clock.now();
+        let age = match entry.class {
+            Class::Other => rfc9111::current_age(&entry.head.fields, entry.confirmed_at(), now),
+            _ => now.since(entry.confirmed_at()),
+        };
+        let age = age.as_secs();
         let fields = content_fields(&entry.head, &self.0.via, Some(age), self.cache_status(outcome));
         let selected = select(asked, &entry.head, Some(entry.size), fields);
         selected.into_reply(outcome, None, |segments| Content::Stored(Stored { entry, blob }, segments))
@@ -37,7 +44,12 @@ impl Journey {
 
     pub(super) fn flying_reply(&self, asked: &Asked, flight: &Arc<Flight>, outcome: Outcome) -> Reply {
         let head = &flight.plan().head;
-        let fields = content_fields(head, &self.0.via, None, self.cache_status(outcome));
+        // Who joins later gets it older than it came.
+        let age = head
+            .fields
+            .contains_key(AGE)
+            .then(|| rfc9111::current_age(&head.fields, flight.started(), self.0.clock.now()).as_secs());
+        let fields = content_fields(head, &self.0.via, age, self.cache_status(outcome));
         let selected = select(asked, head, flight.total(), fields);
         let reader = Box::new(flight.reader());
         selected.into_reply(outcome, Some(flight.source()), |segments| Content::Flying(reader, segments))
@@ -46,21 +58,31 @@ impl Journey {
 
 /// Conditions and ranges of the client, for a content of which the length may not be known yet.
 fn select(asked: &Asked, head: &Head, total: Option<u64>, mut fields: HeaderMap) -> Selected {
-    if freshness::not_modified(&asked.fields, &head.fields) {
-        fields.remove(CONTENT_TYPE);
-        return Selected { status: StatusCode::NOT_MODIFIED, fields, segments: None };
+    match conditional::evaluate(&asked.method, &asked.fields, head.status, &head.fields) {
+        Condition::Full => {}
+        Condition::NotModified => {
+            fields.remove(CONTENT_TYPE);
+            return Selected { status: StatusCode::NOT_MODIFIED, fields, segments: None };
+        }
+        Condition::PreconditionFailed => {
+            set_length(&mut fields, Some(0));
+            return Selected { status: StatusCode::PRECONDITION_FAILED, fields, segments: None };
+        }
     }
-    let range = asked.fields.get(RANGE).and_then(|v| v.to_str().ok());
+    // Ranges are of GET alone, and of a content, not of what is said instead of one (RFC 9110 14.2).
+    let ranges = asked.method == Method::GET && head.status == StatusCode::OK;
+    let range = asked.fields.get(RANGE).and_then(|v| v.to_str().ok()).filter(|_| ranges);
     let wanted = match (range, total) {
-        (Some(range), Some(total)) if freshness::range_counts(&asked.fields, &head.fields) => {
+        (Some(range), Some(total)) if conditional::range_counts(&asked.fields, &head.fields) => {
             range::parse(range, total)
         }
         _ => range::Wanted::Whole,
     };
     let known_total = total.unwrap_or_default();
     let whole = |fields: &mut HeaderMap| {
-        set_length(fields, total);
-        (StatusCode::OK, Segments::whole(total))
+        // RFC 9110 8.6
+        set_length(fields, total.filter(|_| head.status != StatusCode::NO_CONTENT));
+        (head.status, Segments::whole(total))
     };
     let (status, segments) = match wanted {
         range::Wanted::Whole => whole(&mut fields),

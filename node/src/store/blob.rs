@@ -283,7 +283,7 @@ fn load_values(files: &Files, entry: &Entry, file: &File) -> Option<Vec<Chaining
     read_values(&files.values(&entry.object)).filter(right).or_else(|| {
         let values = hash_file(file, entry.size)?;
         right(&values).then(|| {
-            let _ = files::write_whole(&files.values(&entry.object), values.as_flattened());
+            let _ = files.write_whole(&files.values(&entry.object), values.as_flattened());
             values
         })
     })

@@ -6,6 +6,7 @@
 //! objects/ab/<blake3>.<key>.entry  what the index knows of a key that names it
 //! partial/<key>                    a download in progress, or broken off
 //! partial/<key>.journal            what is there of it
+//! partial/<number>.new             a small file just being written, to replace another
 //! index.redb  lock  clean  format  scrub
 //! ```
 
@@ -14,6 +15,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use rustix::fs::OFlags;
 
@@ -24,6 +26,9 @@ use crate::fault::Fault;
 
 /// Bumped when the layout changes in a way that older or newer programs cannot read.
 const FORMAT: &str = "imirror cache 1\n";
+
+/// Files that wait to replace others end so.
+pub(super) const NEW: &str = "new";
 
 #[derive(Debug, Clone)]
 pub(super) struct Files {
@@ -36,17 +41,19 @@ impl Files {
         let files = Self { root: root.to_owned() };
         make_dir(root)?;
         let format = fs::read_to_string(files.path("format")).ok();
-        if format.as_deref() != Some(FORMAT) {
-            if format.is_some() {
-                files.set_aside(&["objects", "partial", "index.redb"])?;
-            }
-            write_whole(&files.path("format"), FORMAT.as_bytes()).map_err(|e| cannot("write to", root, &e))?;
+        let is_current = format.as_deref() == Some(FORMAT);
+        if !is_current && format.is_some() {
+            files.set_aside(&["objects", "partial", "index.redb"])?;
         }
         for dir in ["objects", "partial"] {
             make_dir(&files.path(dir))?;
         }
         for first in 0..=255u8 {
             make_dir(&files.path("objects").join(format!("{first:02x}")))?;
+        }
+        if !is_current {
+            let format = files.path("format");
+            files.write_whole(&format, FORMAT.as_bytes()).map_err(|e| cannot("write to", root, &e))?;
         }
         files.check_writable().map_err(|e| cannot("write to", root, &e))?;
         Ok(files)
@@ -98,23 +105,40 @@ impl Files {
         folder.filter_map(|file| KeyHash::from_hex(file.file_name().to_str()?.strip_suffix(".journal")?))
     }
 
-    /// Writes an entry beside its object, so that a lost index can be rebuilt.
-    pub(super) fn write_entry(&self, entry: &Entry) -> io::Result<()> {
-        let bytes = postcard::to_allocvec(&EntryOnDisk::from(entry)).map_err(io::Error::other)?;
-        write_whole(&self.entry(&entry.object, &entry.key), &sealed(&bytes))
+    /// Writes what is to replace a file. What a crash leaves of it is swept away at the next start.
+    pub(super) fn write_new(&self, bytes: &[u8]) -> io::Result<NewFile> {
+        static NUMBER: AtomicU64 = AtomicU64::new(0);
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let file = NewFile { new: self.path("partial").join(format!("{number}.{NEW}")) };
+        let mut opened = options().write(true).create(true).truncate(true).open(&file.new)?;
+        opened.write_all(bytes).inspect_err(|_| file.remove())?;
+        Ok(file)
     }
 
-    /// Calls `each` with the path of every copy of an entry.
-    pub(super) fn scan(&self, each: impl Fn(&Path)) -> io::Result<()> {
+    /// Replaces a file as a whole, whoever else does it in the same moment.
+    pub(super) fn write_whole(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
+        self.write_new(bytes)?.replace(path)
+    }
+
+    /// A copy of an entry, to lie beside its object, so that a lost index can be rebuilt.
+    pub(super) fn write_new_entry(&self, entry: &Entry) -> io::Result<NewFile> {
+        let bytes = postcard::to_allocvec(&EntryOnDisk::from(entry)).map_err(io::Error::other)?;
+        self.write_new(&sealed(&bytes))
+    }
+
+    /// Calls `each` with the path of every copy of an entry; says how many there are.
+    pub(super) fn scan(&self, each: impl Fn(&Path)) -> io::Result<u64> {
+        let mut entries = 0;
         for first in fs::read_dir(self.path("objects"))? {
             for file in fs::read_dir(first?.path())? {
                 let path = file?.path();
                 if path.extension().is_some_and(|extension| extension == "entry") {
                     each(&path);
+                    entries += 1;
                 }
             }
         }
-        Ok(())
+        Ok(entries)
     }
 
     /// Removes objects that no entry lies beside and that nothing needs: a kill came between the removal of both. `lock` is
@@ -188,12 +212,20 @@ pub(super) fn unsealed(bytes: &[u8]) -> Option<&[u8]> {
     (&blake3::hash(content).as_bytes()[..16] == sum).then_some(content)
 }
 
-/// Replaces a file as a whole: readers see the old one or the new one.
-pub(super) fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let new = path.with_extension(format!("{}.new", path.extension().and_then(|e| e.to_str()).unwrap_or_default()));
-    let mut file = options().write(true).create(true).truncate(true).open(&new)?;
-    file.write_all(bytes)?;
-    fs::rename(&new, path)
+/// A whole file that waits to take the place of another.
+pub(super) struct NewFile {
+    new: PathBuf,
+}
+
+impl NewFile {
+    /// Readers see the old file or this one.
+    pub(super) fn replace(self, path: &Path) -> io::Result<()> {
+        fs::rename(&self.new, path).inspect_err(|_| self.remove())
+    }
+
+    pub(super) fn remove(&self) {
+        let _ = fs::remove_file(&self.new);
+    }
 }
 
 /// Opens a plain file for reading, never through a symbolic link that somebody has planted.
@@ -261,7 +293,7 @@ mod tests {
     fn links_are_not_followed() {
         let dir = tempfile::tempdir().unwrap();
         let (target, link) = (dir.path().join("a"), dir.path().join("b"));
-        write_whole(&target, b"x").unwrap();
+        fs::write(&target, b"x").unwrap();
         std::os::unix::fs::symlink(&target, &link).unwrap();
         assert!(open_plain(&target).is_ok());
         assert!(open_plain(&link).is_err());

@@ -21,6 +21,7 @@ use super::ranges::Ranges;
 use super::{ObjectId, Store};
 use crate::classify::{Algorithm, Class, Digest, KeyHash, Url};
 use crate::fault::{Cause, Fault};
+use crate::os::clock::Timestamp;
 use crate::os::mapping::Mapping;
 use crate::os::tasks;
 
@@ -46,6 +47,8 @@ pub struct Growing {
     hashing: Mutex<Hashing>,
     sealed: Mutex<Option<(ObjectId, u64)>>,
     ended: AtomicBool,
+    /// When upstream said that this is its version.
+    confirmed_at: Timestamp,
 }
 
 /// Hashes of what is contiguous, from the start on.
@@ -74,14 +77,18 @@ impl Growing {
         let path = store.files().partial(&plan.key);
         // A file that somebody may still be reading is never shortened: it loses its name.
         let error = |e: std::io::Error| Fault::disk(path.display(), &e);
+        // As long as it is open, to take its name away costs nothing; others wait for that.
+        let _old = files::open_plain(&path);
+        let mut partials = store.partials();
         for old in [&path, &store.files().journal(&plan.key)] {
             match fs::remove_file(old) {
                 Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(error(e)),
                 _ => {}
             }
         }
-        store.partials().remove(&plan.key);
+        partials.remove(&plan.key);
         let file = files::options().read(true).write(true).create_new(true).open(&path).map_err(error)?;
+        drop(partials);
         if let Some(total) = plan.total
             && let Err(e) = allocate(&file, total)
         {
@@ -126,6 +133,7 @@ impl Growing {
             hashing: Mutex::new(hashing),
             sealed: Mutex::new(None),
             ended: AtomicBool::new(false),
+            confirmed_at: store.clock().now(),
             plan,
             file,
             mapping,
@@ -261,12 +269,18 @@ impl Growing {
     /// Makes a sealed file an object. Look-ups see it at once; the index on disk names it only when the file and its folder
     /// have been synced, which goes on behind, so that a slow disk holds nobody. After a crash in between it is as if
     /// it had never been stored, or it is found by the scan and checked like all others.
+    ///
+    /// What has lost its name, to a newer download of the same key or because nobody is to find it, is whole all the same:
+    /// it has an entry that no look-up sees.
     pub async fn publish(self: &Arc<Self>) -> Result<Arc<Entry>, Fault> {
         let growing = self.clone();
         let published = tasks::blocking("publish an object", move || growing.publish_now()).await;
-        let entry = published
+        let (entry, named) = published
             .unwrap_or_else(|panic| Err(Fault::internal(panic.to_string())))
             .inspect_err(|fault| self.store.note(Some(fault)))?;
+        if !named {
+            return Ok(entry);
+        }
         let (growing, synced) = (self.clone(), entry.clone());
         let settling = self.store.settling();
         tasks::blocking("sync an object", move || {
@@ -285,32 +299,42 @@ impl Growing {
         }
     }
 
-    fn publish_now(&self) -> Result<Arc<Entry>, Fault> {
+    /// The entry, and whether look-ups see it.
+    fn publish_now(&self) -> Result<(Arc<Entry>, bool), Fault> {
         let sealed = *self.sealed.lock().unwrap_or_else(PoisonError::into_inner);
         let (object, total) = sealed.ok_or_else(|| Fault::internal("a download was published before it was sealed"))?;
         let files = self.store.files();
         let path = files.object(&object);
         let error = |e: std::io::Error| Fault::disk(path.display(), &e);
+        let entry = Entry::new(&self.plan, object, total, self.store.clock().now());
+        entry.confirmed_at.store(self.confirmed_at.0, Ordering::Relaxed);
+        let entry = Arc::new(entry);
+        if !self.has_its_name() {
+            return Ok((entry, false));
+        }
         let values = std::mem::take(&mut self.hashing().values);
         if values.len() > 1 {
-            files::write_whole(&files.values(&object), values.as_flattened()).map_err(error)?;
+            files.write_whole(&files.values(&object), values.as_flattened()).map_err(error)?;
         }
-        let entry = Arc::new(Entry::new(&self.plan, object, total, self.store.clock().now()));
         // From here until look-ups see the entry nobody may delete an object of this name.
         let naming = self.store.naming();
-        files.write_entry(&entry).map_err(error)?;
-        // Also over an identical object that may have rotted: these bytes have just been hashed.
+        let copy = files.write_new_entry(&entry).map_err(error)?;
+        let mut partials = self.store.partials();
         if !self.has_its_name() {
-            return Err(Fault::internal("a newer download of the same key has taken its place"));
+            copy.remove();
+            return Ok((entry, false));
         }
+        copy.replace(&files.entry(&object, &entry.key)).map_err(error)?;
+        // Also over an identical object that may have rotted: these bytes have just been hashed.
         fs::rename(files.partial(&self.plan.key), &path).map_err(error)?;
         let _ = fs::remove_file(files.journal(&self.plan.key));
-        self.store.partials().remove(&self.plan.key);
+        partials.remove(&self.plan.key);
+        drop(partials);
         self.ended.store(true, Ordering::Relaxed);
         let blob = self.mapping.as_ref().and_then(|m| Blob::fresh(object, m, values, self.store.clock()));
         self.store.announce(&entry, blob);
         drop(naming);
-        Ok(entry)
+        Ok((entry, true))
     }
 
     /// Records what is there, to be taken up later. Blocks.
@@ -338,11 +362,9 @@ impl Growing {
         Ok(present)
     }
 
+    /// The thread that hashes and the end of the download may do so at the same time: the record of more stays.
     fn write_journal(&self, present: Ranges) -> Result<(), Fault> {
-        if !self.has_its_name() {
-            return Ok(());
-        }
-        self.journalled.store(present.bytes(), Ordering::Relaxed);
+        let bytes_present = present.bytes();
         let (status, fields) = head_on_disk(&self.plan.head);
         let journal = Journal {
             url: self.plan.url.to_string(),
@@ -355,18 +377,27 @@ impl Growing {
             present,
         };
         let bytes = postcard::to_allocvec(&journal).map_err(|e| Fault::internal(e.to_string()))?;
-        files::write_whole(&self.store.files().journal(&self.plan.key), &sealed(&bytes))
-            .map_err(|e| Fault::disk("writing a journal", &e))?;
-        self.store.partials().insert(self.plan.key);
+        let error = |e: std::io::Error| Fault::disk("writing a journal", &e);
+        let journal = self.store.files().write_new(&sealed(&bytes)).map_err(error)?;
+        // Until it has its name nobody may begin another download under it.
+        let mut partials = self.store.partials();
+        if !self.has_its_name() || bytes_present < self.journalled.load(Ordering::Relaxed) {
+            journal.remove();
+            return Ok(());
+        }
+        journal.replace(&self.store.files().journal(&self.plan.key)).map_err(error)?;
+        self.journalled.store(bytes_present, Ordering::Relaxed);
+        partials.insert(self.plan.key);
         Ok(())
     }
 
     /// Forgets it. Readers that hold it can go on reading what is there.
     pub fn discard(&self) {
+        let mut partials = self.store.partials();
         if !self.ended.swap(true, Ordering::Relaxed) && self.has_its_name() {
             let _ = fs::remove_file(self.store.files().partial(&self.plan.key));
             let _ = fs::remove_file(self.store.files().journal(&self.plan.key));
-            self.store.partials().remove(&self.plan.key);
+            partials.remove(&self.plan.key);
         }
     }
 
@@ -557,6 +588,37 @@ mod tests {
         assert!(store.take_up(key).is_none());
     }
 
+    #[test]
+    fn the_record_of_more_stays_whoever_writes_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let (store, _) = store_in(&dir);
+        let growing = store.begin(plan(URL, Some(4 * GROUP))).unwrap();
+        growing.write_at(0, &content(G)).unwrap();
+        let less = growing.sync().unwrap();
+        growing.write_at(GROUP, &content(G)).unwrap();
+        std::thread::scope(|scope| {
+            for _ in 0..2 {
+                scope.spawn(|| (0..200).for_each(|_| growing.write_journal(less.clone()).unwrap()));
+                scope.spawn(|| (0..20).for_each(|_| growing.suspend().unwrap()));
+            }
+        });
+        growing.write_journal(less).unwrap();
+        let taken_up = store.take_up(growing.plan().key).unwrap();
+        assert_eq!(taken_up.missing(0..4 * GROUP), Some(2 * GROUP..4 * GROUP));
+        assert_eq!(fs::read_dir(dir.path().join("partial")).unwrap().count(), 2, "nothing else is left behind");
+    }
+
+    #[test]
+    fn a_record_never_describes_a_newer_download() {
+        let dir = tempfile::tempdir().unwrap();
+        let (store, _) = store_in(&dir);
+        let older = store.begin(plan(URL, Some(GROUP))).unwrap();
+        older.write_at(0, &content(G)).unwrap();
+        let newer = store.begin(plan(URL, Some(GROUP))).unwrap();
+        older.suspend().unwrap();
+        assert!(store.take_up(newer.plan().key).is_none());
+    }
+
     #[tokio::test]
     async fn a_newer_download_of_the_same_key_wins() {
         let dir = tempfile::tempdir().unwrap();
@@ -567,9 +629,11 @@ mod tests {
         let newer = store.begin(plan(URL, Some(10))).unwrap();
         newer.write_at(0, &[2; 10]).unwrap();
         newer.seal(10).unwrap();
-        assert!(older.publish().await.is_err());
-        older.discard();
+        // It is whole for who reads it, but nobody finds it, before the newer one is there or after.
+        older.publish().await.unwrap();
+        assert!(store.lookup(older.plan().key).await.unwrap().is_none());
         let entry = newer.publish().await.unwrap();
+        assert_eq!(store.lookup(entry.key).await.unwrap().unwrap().object, entry.object);
         assert_eq!(store.open_blob(&entry).await.unwrap().bytes(0..10).await.unwrap(), vec![2; 10]);
         assert_eq!(older.bytes(0..10).unwrap(), vec![1; 10], "its readers are not disturbed");
     }

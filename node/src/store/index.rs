@@ -146,9 +146,19 @@ impl Index {
         !self.pending().contains_key(key) && matches!(self.look_up(key), Ok(None))
     }
 
+    /// The entries that are not on disk yet.
+    pub(super) fn pending_entries(&self) -> Vec<Arc<Entry>> {
+        self.pending().values().flatten().cloned().collect()
+    }
+
     /// The objects that entries not yet on disk name.
     pub(super) fn pending_objects(&self) -> HashSet<ObjectId> {
         self.pending().values().flatten().map(|entry| entry.object).collect()
+    }
+
+    /// Number of changes that are not on disk yet.
+    pub(super) fn pending_len(&self) -> usize {
+        self.pending().len()
     }
 
     /// Number and bytes of entries that are not on disk yet.
@@ -188,6 +198,20 @@ impl Index {
             }
             Ok(())
         })
+    }
+
+    /// The first entries in the order of their hashes from `from` on, at most so many.
+    pub(super) fn page(&self, from: KeyHash, most: usize) -> Result<Vec<Arc<Entry>>, Fault> {
+        let mut page = Vec::with_capacity(most);
+        self.walk(from, |entry| {
+            // Past the last one it would begin again.
+            let is_ahead = entry.key.0 >= from.0;
+            if is_ahead {
+                page.push(entry);
+            }
+            is_ahead && page.len() < most
+        })?;
+        Ok(page)
     }
 
     fn read<T>(&self, work: impl FnOnce(&ReadTransaction) -> Result<T, Fault>) -> Result<T, Fault> {

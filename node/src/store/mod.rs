@@ -21,7 +21,7 @@ use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
+use std::sync::mpsc::{Sender, SyncSender, channel, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -39,8 +39,17 @@ use crate::os::{disk, tasks};
 use files::Files;
 use index::{Change, Index, Superfluous};
 
-/// Changes waiting to be written.
+/// Changes written at once.
 const CHANGES_MAX: usize = 4096;
+
+/// Who has many changes waits while so many are to be written.
+const PENDING_MAX: usize = 2 * CHANGES_MAX;
+
+/// Files deleted under one lock.
+const DELETED_AT_ONCE: usize = 32;
+
+/// Entries read at once by who reads all.
+const PAGE: usize = 256;
 
 /// How often statistics of entries are written, and those of one at most.
 const TOUCH_EVERY: Duration = Duration::from_secs(60);
@@ -77,7 +86,8 @@ struct Inner {
     index: Index,
     hot: quick_cache::sync::Cache<KeyHash, Arc<Hot>, Weigh>,
     touched: Mutex<HashMap<KeyHash, Arc<Entry>>>,
-    changes: Mutex<Option<SyncSender<Change>>>,
+    /// Sending never blocks: who sends may hold a lock that the writer needs.
+    changes: Mutex<Option<Sender<Change>>>,
     writer: Mutex<Option<std::thread::JoinHandle<bool>>>,
     /// Dropping the sender ends the thread.
     scrubber: Mutex<Option<(SyncSender<()>, std::thread::JoinHandle<()>)>>,
@@ -160,7 +170,7 @@ impl Store {
             files.set_aside(&["index.redb"])?;
             Index::open(&path)
         })?;
-        let (changes, queue) = sync_channel(CHANGES_MAX);
+        let (changes, queue) = channel();
         let partials = files.journals().collect();
         let open_file = (options.memory_size / options.open_files.max(1)).max(OPEN_FILE_WEIGHT);
         let store = Self(Arc::new(Inner {
@@ -212,16 +222,23 @@ impl Store {
         let is_needed =
             |object: &ObjectId| self.0.index.names(object) || self.0.index.pending_objects().contains(object);
         let files = &self.0.files;
-        let scanned =
-            files.scan(|path| self.take_in(path)).and_then(|()| files.remove_orphans(|| self.naming(), is_needed));
-        if let Err(error) = scanned {
-            tracing::warn!(%error, "the store's folder cannot be scanned");
+        let begun = self.0.clock.now();
+        let scanned = files
+            .scan(|path| self.take_in(path))
+            .and_then(|entries| files.remove_orphans(|| self.naming(), is_needed).map(|()| entries));
+        match scanned {
+            Ok(entries) => {
+                let seconds = self.0.clock.now().since(begun).as_secs();
+                tracing::info!("the store's folder has been read: {entries} entries in {seconds} s");
+            }
+            Err(error) => tracing::warn!(%error, "the store's folder cannot be read"),
         }
         self.0.scanning.store(false, Ordering::Relaxed);
     }
 
     /// Takes in what a scan has found, unless it is known, or has been removed while the scan went on.
     fn take_in(&self, path: &Path) {
+        self.wait_for_writer();
         // It is neither just being published nor just being deleted.
         let _naming = self.naming();
         let Some(entry) = self.0.files.read_entry(path) else { return drop(std::fs::remove_file(path)) };
@@ -316,19 +333,19 @@ impl Store {
     /// Forgets all keys that begin with `prefix`; says how many.
     pub async fn remove_prefix(&self, prefix: String) -> Result<u64, Fault> {
         let store = self.clone();
-        let keys = blocking("purge", move || {
-            let mut keys = Vec::new();
-            store.0.index.walk(KeyHash([0; 16]), |entry| {
+        blocking("purge", move || {
+            let mut removed = 0;
+            let mut remove = |entry: Arc<Entry>| {
                 if entry.url.as_str().starts_with(&prefix) {
-                    keys.push(entry.key);
+                    store.remove_entry(entry.key);
+                    removed += 1;
                 }
-                true
-            })?;
-            Ok(keys)
+            };
+            store.0.index.pending_entries().into_iter().for_each(&mut remove);
+            store.for_all(remove)?;
+            Ok(removed)
         })
-        .await?;
-        keys.iter().for_each(|key| self.remove_entry(*key));
-        Ok(keys.len() as u64)
+        .await
     }
 
     /// Begins a download. Blocks. Makes room first; `TooLarge` or `DiskFull` when there is none.
@@ -360,7 +377,7 @@ impl Store {
         blocking("verify", move || {
             store.settle();
             let mut report = VerifyReport::default();
-            store.0.index.walk(KeyHash([0; 16]), |entry| {
+            store.for_all(|entry| {
                 report.checked += 1;
                 report.bytes += entry.size;
                 let checked = Blob::open(&store.0.files, &entry, &store.0.clock).and_then(|blob| blob.check_all());
@@ -369,11 +386,25 @@ impl Store {
                     report.damaged.push(entry.url.to_string());
                 }
                 progress(&report);
-                true
             })?;
             Ok(report)
         })
         .await
+    }
+
+    /// Calls `each` with every entry that is on disk, but for those with a change that is not. The index is not kept from
+    /// reusing the room of old pages: nothing of it is held meanwhile. Blocks.
+    fn for_all(&self, mut each: impl FnMut(Arc<Entry>)) -> Result<(), Fault> {
+        let mut next = Some(0u128);
+        while let Some(from) = next {
+            let page = self.0.index.page(KeyHash(from.to_be_bytes()), PAGE)?;
+            next = page.last().and_then(|last| u128::from_be_bytes(last.key.0).checked_add(1));
+            for entry in page {
+                self.wait_for_writer();
+                each(entry);
+            }
+        }
+        Ok(())
     }
 
     pub fn usage(&self) -> Usage {
@@ -395,11 +426,11 @@ impl Store {
         while Arc::strong_count(&self.0.settling) > 1 {
             std::thread::sleep(Duration::from_millis(5));
         }
-        drop(self.0.changes.lock().unwrap_or_else(PoisonError::into_inner).take());
+        drop(self.changes().take());
         let writer = self.0.writer.lock().unwrap_or_else(PoisonError::into_inner).take();
         let written = writer.is_none_or(|thread| thread.join().unwrap_or(false));
         if written && !self.0.scanning.load(Ordering::Relaxed) {
-            let _ = files::write_whole(&self.0.files.path("clean"), b"");
+            let _ = self.0.files.write_whole(&self.0.files.path("clean"), b"");
         }
     }
 
@@ -503,12 +534,27 @@ impl Store {
     /// Makes a change visible and hands it to the writer.
     fn change(&self, _order: &MutexGuard<'_, ()>, change: Change) {
         self.0.index.announce(&change);
-        let changes = self.0.changes.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let Some(changes) = changes else { return };
-        if let Err(TrySendError::Full(change)) = changes.try_send(change) {
-            // The disk is slower than we are: this thread waits like the writer does.
+        if let Some(changes) = &*self.changes() {
             let _ = changes.send(change);
         }
+    }
+
+    /// For who makes many changes: waits until the writer has caught up, or is gone. Blocks; with a lock held that the
+    /// writer needs it would be for ever.
+    fn wait_for_writer(&self) {
+        while self.0.index.pending_len() >= PENDING_MAX && self.changes().is_some() {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// Changes that could not be written for long are forgotten: what they are about is found by a scan after the next start.
+    fn give_up(&self, changes: &[Change]) {
+        self.0.scanning.store(true, Ordering::Relaxed);
+        self.0.index.forget_pending(changes);
+    }
+
+    fn changes(&self) -> MutexGuard<'_, Option<Sender<Change>>> {
+        self.0.changes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn sweep_partials(&self) {
@@ -520,7 +566,8 @@ impl Store {
                 .and_then(|meta| meta.modified())
                 .is_ok_and(|m| m.elapsed().is_ok_and(|age| age > PARTIAL_AGE_MAX));
             let alone = path.extension().is_none() && !path.with_extension("journal").exists();
-            if old || alone {
+            let torn = path.extension().is_some_and(|extension| extension == files::NEW);
+            if old || alone || torn {
                 let _ = std::fs::remove_file(&path);
             }
         }
@@ -540,15 +587,24 @@ impl Inner {
         Ok(())
     }
 
+    /// What has come back meanwhile stays. The lock is held for a few files at a time: who publishes an object waits for it,
+    /// and deleting may take a disk long.
     fn delete(&self, superfluous: &Superfluous) {
-        let _naming = self.naming.lock().unwrap_or_else(PoisonError::into_inner);
-        let needed = self.index.pending_objects();
-        for (object, key) in superfluous.entries.iter().filter(|(object, _)| !needed.contains(object)) {
-            let _ = std::fs::remove_file(self.files.entry(object, key));
+        for entries in superfluous.entries.chunks(DELETED_AT_ONCE) {
+            let _naming = self.naming.lock().unwrap_or_else(PoisonError::into_inner);
+            for (object, key) in entries {
+                if self.index.look_up(key).is_ok_and(|known| known.is_none_or(|known| known.object != *object)) {
+                    let _ = std::fs::remove_file(self.files.entry(object, key));
+                }
+            }
         }
-        for object in superfluous.objects.iter().filter(|object| !needed.contains(*object)) {
-            let _ = std::fs::remove_file(self.files.object(object));
-            let _ = std::fs::remove_file(self.files.values(object));
+        for objects in superfluous.objects.chunks(DELETED_AT_ONCE) {
+            let _naming = self.naming.lock().unwrap_or_else(PoisonError::into_inner);
+            let pending = self.index.pending_objects();
+            for object in objects.iter().filter(|object| !pending.contains(*object) && !self.index.names(object)) {
+                let _ = std::fs::remove_file(self.files.object(object));
+                let _ = std::fs::remove_file(self.files.values(object));
+            }
         }
     }
 }

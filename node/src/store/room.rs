@@ -13,6 +13,9 @@ use crate::os::{disk, entropy};
 /// Entries looked at to find those that go.
 const SAMPLE: usize = 64;
 
+/// Most that are evicted by one write of the index, which waits for the disk.
+const EVICTED_MAX: usize = 1024;
+
 impl Store {
     /// Room for so many bytes more of a download whose length was not known. Blocks.
     pub(super) fn more_room(&self, bytes: u64) -> Result<(), Fault> {
@@ -87,8 +90,41 @@ impl Store {
         Ok(())
     }
 
-    /// Evicts the least worthy of a random sample, at most `needed` bytes of them; returns how many went.
+    /// Evicts the least worthy of random samples until `needed` bytes have gone or there are as many as are written at once;
+    /// returns how many bytes went.
     fn evict(&self, needed: u64) -> Result<u64, Fault> {
+        let mut batch = Vec::new();
+        let mut freed = 0;
+        while freed < needed && batch.len() < EVICTED_MAX {
+            let going = match self.least_worthy(needed - freed) {
+                Ok(going) => going,
+                Err(fault) if batch.is_empty() => return Err(fault),
+                Err(_) => break,
+            };
+            if going.is_empty() {
+                break;
+            }
+            freed += going.iter().map(|entry| entry.size.max(1)).sum::<u64>();
+            let _order = self.order();
+            for entry in going {
+                // Look-ups do not see it any more, and neither does the next sample.
+                let removal = Change::Remove(entry.key);
+                self.0.index.announce(&removal);
+                self.0.hot.remove(&entry.key);
+                batch.push(removal);
+            }
+        }
+        if batch.is_empty() {
+            return Ok(0);
+        }
+        // What could not be removed is there again.
+        self.0.commit(&batch).inspect_err(|_| self.0.index.forget_pending(&batch))?;
+        self.0.evictions.fetch_add(batch.len() as u64, Ordering::Relaxed);
+        Ok(freed)
+    }
+
+    /// The least worthy of a random sample: as many as it takes for `needed` bytes, but only the worse half.
+    fn least_worthy(&self, needed: u64) -> Result<Vec<Arc<Entry>>, Fault> {
         let now = self.0.clock.now();
         let mut sample = Vec::with_capacity(SAMPLE);
         self.0.index.walk(KeyHash(entropy::random_bytes()), |entry| {
@@ -111,28 +147,14 @@ impl Store {
             )
         };
         sample.sort_by(|a, b| worth(a).total_cmp(&worth(b)));
-        // A sample's better half stays, unless there is nothing else.
         sample.truncate(sample.len().div_ceil(2));
-        let mut freed = 0;
-        let going: Vec<_> = sample
-            .into_iter()
-            .take_while(|entry| {
-                let wanted = freed < needed;
-                freed += if wanted { entry.size.max(1) } else { 0 };
-                wanted
-            })
-            .collect();
-        let batch: Vec<_> = going.iter().map(|entry| Change::Remove(entry.key)).collect();
-        {
-            let _order = self.order();
-            for change in &batch {
-                self.0.index.announce(change);
-            }
-            going.iter().for_each(|entry| drop(self.0.hot.remove(&entry.key)));
-        }
-        self.0.commit(&batch)?;
-        self.0.evictions.fetch_add(going.len() as u64, Ordering::Relaxed);
-        Ok(freed)
+        let mut found = 0;
+        sample.retain(|entry| {
+            let wanted = found < needed;
+            found += entry.size.max(1);
+            wanted
+        });
+        Ok(sample)
     }
 
     pub(super) fn evicting(&self) -> MutexGuard<'_, ()> {

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::files::{sealed, unsealed, write_whole};
+use super::files::{sealed, unsealed};
 use super::{Blob, Entry, Inner, Store};
 use crate::classify::KeyHash;
 use crate::fault::Fault;
@@ -94,7 +94,7 @@ impl Store {
     fn save_round(&self, round: &Round) {
         // What is not recorded is read again.
         if let Ok(bytes) = postcard::to_allocvec(round) {
-            let _ = write_whole(&self.0.files.path("scrub"), &sealed(&bytes));
+            let _ = self.0.files.write_whole(&self.0.files.path("scrub"), &sealed(&bytes));
         }
     }
 

@@ -214,3 +214,45 @@ fn only_downloads_that_can_be_taken_up_survive_a_start() {
     began.seal(1000).unwrap();
     assert!(tokio::runtime::Runtime::new().unwrap().block_on(began.publish()).is_ok());
 }
+
+#[tokio::test]
+async fn many_changes_neither_pile_up_nor_wait_for_each_other() {
+    const MANY: usize = PENDING_MAX + CHANGES_MAX;
+    let dir = tempfile::tempdir().unwrap();
+    let (store, clock) = store_in(&dir);
+    // The writer cannot go on without the lock that a scan holds when it hands over what it has found.
+    let naming = store.naming();
+    for i in 0..MANY {
+        let plan = plan(&format!("http://example.org/many/{i}"), Some(1000));
+        let entry = Entry::new(&plan, ObjectId([1; 32]), 1000, clock.now());
+        store.change(&store.order(), Change::Put(Arc::new(entry)));
+    }
+    assert_eq!(store.0.index.pending_len(), MANY);
+    drop(naming);
+    store.wait_for_writer();
+    assert!(store.0.index.pending_len() < PENDING_MAX);
+    // Some are on disk by now, the others are not: all go.
+    assert_eq!(store.remove_prefix("http://example.org/many/".into()).await.unwrap(), MANY as u64);
+    assert!(store.0.index.pending_len() <= PENDING_MAX);
+    while store.0.index.pending_len() > 0 {
+        std::thread::yield_now();
+    }
+    assert_eq!(store.usage().objects, 0);
+}
+
+#[tokio::test]
+async fn what_could_not_be_written_for_long_is_found_by_the_next_scan() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, clock) = store_in(&dir);
+    let entry = put(&store, A, &[1; 1000]).await;
+    store.settle();
+    store.0.index.commit(&[Change::Remove(entry.key)]).unwrap();
+    store.0.index.announce(&Change::Put(entry.clone()));
+    store.give_up(&[Change::Put(entry.clone())]);
+    assert!(store.lookup_hot(&entry.key).is_some() && store.0.index.is_unknown(&entry.key));
+    store.close();
+    drop(store);
+    let store = Store::open(options(&dir, &clock)).unwrap();
+    store.reconcile();
+    assert_eq!(store.lookup(entry.key).await.unwrap().unwrap().object, entry.object);
+}

@@ -37,6 +37,7 @@ pub(super) fn run(store: &Weak<Inner>, queue: &Receiver<Change>) -> bool {
             batch.clear();
         } else {
             let surplus = batch.len().saturating_sub(CHANGES_MAX);
+            store.give_up(&batch[..surplus]);
             batch.drain(..surplus);
         }
         if failing == written {

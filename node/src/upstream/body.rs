@@ -75,6 +75,12 @@ impl AnswerBody {
         self.length
     }
 
+    /// From now on no pause may be longer than this.
+    pub fn set_patience(&mut self, stall: Duration) {
+        self.stall = stall;
+        self.deadline.as_mut().reset(Instant::now() + stall);
+    }
+
     /// The next bytes; `None` at a proper end.
     ///
     /// # Errors

@@ -1,14 +1,19 @@
 //! Fields that belong to one connection and not to the message (RFC 9110 section 7.6.1). Pure.
 
-use http::header::{AUTHORIZATION, CACHE_CONTROL, CONNECTION, CONTENT_LENGTH, COOKIE, EXPECT, HOST};
+use http::header::{
+    AGE, AUTHORIZATION, CACHE_CONTROL, CONNECTION, CONTENT_LENGTH, COOKIE, DATE, EXPECT, EXPIRES, HOST, SET_COOKIE,
+    VARY,
+};
 use http::{HeaderMap, HeaderName};
 
 /// Hop-by-hop in every message, named by `Connection` or not; besides these all of `proxy-*`.
 const HOP_BY_HOP: [&str; 7] =
     ["connection", "te", "trailer", "transfer-encoding", "upgrade", "keep-alive", "http2-settings"];
 
-/// End-to-end fields that a sender may not remove by naming them in `Connection`: it would change what the message means.
-const KEPT: [HeaderName; 5] = [HOST, CONTENT_LENGTH, CACHE_CONTROL, AUTHORIZATION, COOKIE];
+/// End-to-end fields that a sender may not remove by naming them in `Connection`: it would change what the message means, or
+/// let a cache reuse it more freely than its origin meant.
+const KEPT: [HeaderName; 10] =
+    [HOST, CONTENT_LENGTH, CACHE_CONTROL, AUTHORIZATION, COOKIE, AGE, DATE, EXPIRES, SET_COOKIE, VARY];
 
 /// Removes what concerns one connection only: the fields that `Connection` names, and those always hop-by-hop.
 pub fn strip_hop_by_hop(fields: &mut HeaderMap) {
@@ -75,7 +80,7 @@ mod tests {
     fn hop_by_hop_fields_go_and_the_rest_stays() {
         let mut map = fields(&[
             ("connection", "close, X-Hop"),
-            ("connection", "content-length,, b@d"),
+            ("connection", "content-length,, b@d, vary"),
             ("x-hop", "1"),
             ("keep-alive", "timeout=5"),
             ("proxy-authorization", "Basic x"),
@@ -86,9 +91,10 @@ mod tests {
             ("upgrade", "h2c"),
             ("content-length", "5"),
             ("etag", "\"v1\""),
+            ("vary", "accept"),
         ]);
         strip_hop_by_hop(&mut map);
-        assert_eq!(names(&map), ["content-length", "etag"]);
+        assert_eq!(names(&map), ["content-length", "etag", "vary"]);
     }
 
     #[test]

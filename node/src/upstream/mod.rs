@@ -33,6 +33,7 @@ pub use connect::Hop;
 pub use destination::Own;
 pub use fields::strip_hop_by_hop;
 pub use health::HostHealth;
+pub use redirect::resolve;
 pub use stream::Stream;
 pub use upload::OutBody;
 

@@ -30,7 +30,8 @@ pub(super) fn target(asked: &Url, location: &[u8]) -> Result<Url, &'static str> 
     Ok(target)
 }
 
-fn resolve(base: &Url, reference: &str) -> Option<Url> {
+/// A reference relative to the URL under which it stands.
+pub fn resolve(base: &Url, reference: &str) -> Option<Url> {
     let reference = reference.split('#').next().unwrap_or_default();
     if has_scheme(reference) {
         return Url::parse(reference).ok();

@@ -43,6 +43,13 @@ fn forward_plain_paths() {
     in_a_namespace(|| play(&[(Way::Forward, "")], &|place| matches!(place, Place::Everywhere | Place::Forward)));
 }
 
+/// What is not a package is stored, too.
+#[test]
+fn forward_plain_paths_in_a_shared_cache() {
+    let which = |place| matches!(place, Place::Everywhere | Place::Forward);
+    in_a_namespace(move || play_at("[freshness]\nother = \"rfc9111\"\n", &[(Way::Forward, "")], &which));
+}
+
 #[test]
 fn forward_package_paths() {
     in_a_namespace(|| play(&[(Way::Forward, PACKAGE)], &|place| matches!(place, Place::Everywhere | Place::Forward)));
@@ -81,29 +88,34 @@ fn in_a_namespace(test: impl FnOnce() + Send + 'static) {
     }
 }
 
-/// An origin with its forbidden listeners, and a node that may reach it and nothing else here.
-fn world() -> (Arc<Origin>, Node) {
+/// An origin with its forbidden listeners, and a node that may reach it and nothing else here; `more` configures it.
+fn world(more: &str) -> (Arc<Origin>, Node) {
     let origin = Origin::start();
     for address in ["169.254.169.254:80", "[fd00:ec2::254]:80"] {
         origin.clone().forbid(TcpListener::bind(address).expect("the namespace has it"));
     }
-    let node = Node::start(&[&origin.authority()], "");
+    let node = Node::start(&[&origin.authority()], more);
     (origin, node)
 }
 
 fn play(ways: &[(Way, &str)], which: &dyn Fn(Place) -> bool) {
-    let (origin, mut node) = world();
+    play_at("", ways, which);
+}
+
+/// Plays the cases at a node with this much more configuration; with some it stores everything that may be stored.
+fn play_at(more: &str, ways: &[(Way, &str)], which: &dyn Fn(Place) -> bool) {
+    let (origin, mut node) = world(more);
     let cases = cases::all();
     let chosen: Vec<_> = cases.iter().filter(|case| which(case.place)).collect();
     let work: Vec<_> = ways.iter().flat_map(|way| chosen.iter().map(move |case| (*case, *way))).collect();
-    let failures = play_each(&work, &node.address(), &origin);
+    let failures = play_each(&work, &node.address(), &origin, !more.is_empty());
     let table: String = failures.iter().map(|row| format!("{row}\n")).collect();
     assert!(failures.is_empty(), "{} of {} fail\n{table}", failures.len(), work.len());
     check_health(&mut node, &origin);
 }
 
 /// Rows of the table of failures, in the order of the list.
-fn play_each(work: &[(&Case, (Way, &str))], node: &str, origin: &Arc<Origin>) -> Vec<String> {
+fn play_each(work: &[(&Case, (Way, &str))], node: &str, origin: &Arc<Origin>, stores_all: bool) -> Vec<String> {
     let next = AtomicUsize::new(0);
     // What is slow waits, and waits best together.
     let players = if work.iter().all(|(case, _)| case.place == Place::Slow) { work.len() } else { PLAYERS };
@@ -113,7 +125,7 @@ fn play_each(work: &[(&Case, (Way, &str))], node: &str, origin: &Arc<Origin>) ->
             let index = next.fetch_add(1, Ordering::Relaxed);
             work.get(index).map(|one| (index, one))
         } {
-            rows.extend(play_one(case, *way, index, node, origin).err().map(|row| (index, row)));
+            rows.extend(play_one(case, *way, index, node, origin, stores_all).err().map(|row| (index, row)));
         }
         rows
     };
@@ -126,7 +138,14 @@ fn play_each(work: &[(&Case, (Way, &str))], node: &str, origin: &Arc<Origin>) ->
 }
 
 /// Plays a case on a path of its own; the error is its row in the table.
-fn play_one(case: &Case, (way, suffix): (Way, &str), index: usize, node: &str, origin: &Origin) -> Result<(), String> {
+fn play_one(
+    case: &Case,
+    (way, suffix): (Way, &str),
+    index: usize,
+    node: &str,
+    origin: &Origin,
+    stores_all: bool,
+) -> Result<(), String> {
     let authority = origin.authority();
     let (base, host) = match way {
         Way::Forward => (format!("http://{authority}"), authority.clone()),
@@ -157,7 +176,8 @@ fn play_one(case: &Case, (way, suffix): (Way, &str), index: usize, node: &str, o
         (exchange, origin.seen(&mark).len() > seen.len())
     });
     let trespassed = origin.trespasses().len() > trespasses;
-    let course = Course { case, exchanges, seen, again, base, authority, stored: !suffix.is_empty(), trespassed };
+    let stored = stores_all || !suffix.is_empty();
+    let course = Course { case, exchanges, seen, again, base, authority, stored, trespassed };
     let verdict = course.verdict().and_then(|()| is_alive(node, origin, index));
     verdict.map_err(|wrong| format!("{:32} {wrong}\n    got  {}\n    why  {}", case.name, course.summary(), case.why))
 }
@@ -177,10 +197,8 @@ fn is_alive(node: &str, origin: &Origin, index: usize) -> Result<(), String> {
 /// The node went nowhere it may not go, never held more memory than it may, has not panicked, and ends when it is told to.
 fn check_health(node: &mut Node, origin: &Origin) {
     assert_eq!(origin.trespasses(), Vec::<String>::new());
-    let status = std::fs::read_to_string(format!("/proc/{}/status", node.pid())).expect("the node runs");
-    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("the peak");
-    let peak: u64 = peak.trim().trim_end_matches(" kB").parse().expect("a number");
-    assert!(peak >> 10 < MEMORY_MAX_MIB, "the node held {} MiB", peak >> 10);
+    let peak = node.memory("VmHWM");
+    assert!(peak < MEMORY_MAX_MIB, "the node held {peak} MiB");
     node.stop();
     assert!(!node.log().contains("panicked"), "{}", node.log());
 }

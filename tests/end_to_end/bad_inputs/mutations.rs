@@ -52,7 +52,7 @@ const DICTIONARY: [&[u8]; 24] = [
 #[test]
 fn split_anywhere() {
     in_a_namespace(|| {
-        let (origin, mut node) = world();
+        let (origin, mut node) = world("");
         let at = node.address();
         let requests: Vec<_> = sound_requests(&origin, "split").into_iter().map(|r| last(&r)).collect();
         let whole: Vec<_> = requests.iter().map(|r| send(&at, &[r])).collect();
@@ -76,7 +76,7 @@ fn split_anywhere() {
 #[test]
 fn rows_of_requests() {
     in_a_namespace(|| {
-        let (origin, mut node) = world();
+        let (origin, mut node) = world("");
         let at = node.address();
         in_parallel(ROWS, |index| {
             let mut random = Random::new(SEED, index);
@@ -113,7 +113,7 @@ fn rows_of_requests() {
 #[test]
 fn damaged_requests() {
     in_a_namespace(|| {
-        let (origin, mut node) = world();
+        let (origin, mut node) = world("");
         let at = node.address();
         // What the answer to a HEAD is cannot be told when the method is damaged.
         let mut sound = sound_requests(&origin, "damaged");

@@ -155,7 +155,7 @@ fn values_that_mean_nothing_are_named_with_their_place() {
             "[freshness]\nmetadata = \"immutable\"",
             "2: `freshness.metadata` = \"immutable\": expected \"revalidate\" or a duration such as \"60s\"",
         ),
-        ("[freshness]\nother = \"rfc9111\"", "2: `freshness.other`: \"rfc9111\" is not implemented yet; use \"pass\""),
+        ("[freshness]\nother = \"rfc\"", "2: `freshness.other` = \"rfc\": expected \"pass\" or \"rfc9111\""),
         (
             "[upstream]\nproxy = \"https://u:geheim@x\"",
             "2: `upstream.proxy`: expected \"http://HOST:PORT\" or \"http://USER:PASSWORD@HOST:PORT\"",

@@ -5,20 +5,22 @@
 //! stored beside ours, a qualified `private="…"` forbids storing as a bare one does, and invalidation (4.4) is absent.
 //!
 //! The order in which a journey needs them:
-//! `variant` finds the key, `reuse` decides whether what is stored will do, `storing` whether an answer is stored and as what,
+//! `asking` says what may be asked for all, `variant` finds the key, `reuse` decides whether what is stored will do, `storing` whether an answer is stored and as what,
 //! `failed` what a failed validation means, `invalidation` what an unsafe method takes away.
 
 mod age;
+mod asking;
 mod invalidation;
 mod reuse;
 mod storing;
 mod variant;
 
 pub use age::{Exchange, current_age, lifetime};
+pub use asking::{shared_fields, wants_less};
 pub use invalidation::{invalidated, is_unsafe};
 pub use reuse::{Failure, Reuse, Stored, Why, failed, reuse};
-pub use storing::{NotStored, kept_fields, storable, updated, validates};
-pub use variant::{names, variant_key};
+pub use storing::{NotStored, kept_fields, may_be_shared_with, storable, updated, validates};
+pub use variant::{Admitted, VARIANTS_MAX, Variants, names};
 
 #[cfg(test)]
 fn fields(pairs: &[(&'static str, &'static str)]) -> http::HeaderMap {

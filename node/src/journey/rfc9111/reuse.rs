@@ -26,6 +26,8 @@ pub struct Stored<'a> {
 pub enum Reuse {
     /// From the cache, with this `Age`.
     Serve { age: Duration },
+    /// From the cache, with this `Age`, and ask upstream behind the client's back (RFC 5861 3).
+    ServeAndValidate { age: Duration },
     /// Ask upstream with the stored validators.
     Validate(Why),
     /// Nothing is stored: forward it.
@@ -54,6 +56,7 @@ pub fn reuse(request: &HeaderMap, stored: Option<Stored<'_>>, now: Timestamp) ->
     let age = current_age(stored.fields, stored.confirmed_at, now);
     match obstacle(request, &wish, &stored, age) {
         None => Reuse::Serve { age },
+        Some(Why::Stale) if may_validate_later(&wish, &stored, age) => Reuse::ServeAndValidate { age },
         Some(_) if wish.has("only-if-cached") => Reuse::NotCached,
         Some(why) => Reuse::Validate(why),
     }
@@ -93,6 +96,15 @@ fn obstacle(request: &HeaderMap, wish: &Directives, stored: &Stored<'_>, age: Du
     let stale_by = age.saturating_sub(life);
     let tolerated = min_fresh.is_zero() && max_stale.is_some_and(|most| stale_by <= most);
     (!fresh_enough && !tolerated).then_some(Why::Stale)
+}
+
+/// RFC 5861 3: stale, but not by so much that anybody had to wait. A client that wants more than that waits.
+fn may_validate_later(wish: &Directives, stored: &Stored<'_>, age: Duration) -> bool {
+    let control = Directives::of(stored.fields);
+    let stale_by = age.saturating_sub(lifetime(stored.status, stored.fields));
+    let undemanding = !["min-fresh", "max-age", "max-stale", "only-if-cached"].iter().any(|name| wish.has(name));
+    let most = control.seconds("stale-while-revalidate");
+    may_be_stale(&control) && undemanding && most.is_some_and(|most| stale_by < most)
 }
 
 /// How stale an answer the client takes (5.2.1.2); without an argument any.

@@ -1,8 +1,8 @@
 //! Whether an answer is stored (RFC 9111 3), what of its head is, and what a 304 changes in it.
 
 use http::header::{
-    AGE, AUTHORIZATION, CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, DATE, ETAG, EXPIRES, HeaderName,
-    LAST_MODIFIED, SET_COOKIE, TRANSFER_ENCODING, VARY,
+    AGE, AUTHORIZATION, CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, COOKIE, DATE, ETAG, EXPIRES,
+    HeaderName, LAST_MODIFIED, SET_COOKIE, TRANSFER_ENCODING, VARY,
 };
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
 
@@ -15,7 +15,7 @@ use crate::journey::conditional::{strongly_equal, weakly_equal};
 pub enum NotStored {
     /// Only answers to GET are.
     Method,
-    /// Interim, partial, or 304: no whole answer. With `must-understand`: a status whose caching rules are not known here.
+    /// Interim, partial, or 304: no whole answer. Of a class that nobody knows. With `must-understand`: a status whose caching rules are not known here.
     Status,
     NoStore,
     /// The client forbade it.
@@ -23,7 +23,7 @@ pub enum NotStored {
     Private,
     /// To a request with credentials, without leave to share it (3.5).
     Authorized,
-    /// With a cookie, without leave to share it.
+    /// With a cookie, or to one, without leave to share it.
     Cookie,
     /// Differs by what no request tells.
     Varies,
@@ -56,7 +56,7 @@ pub fn storable(method: &Method, request: &HeaderMap, status: StatusCode, fields
     let refuse = |refused: bool, why| if refused { Err(why) } else { Ok(()) };
     let shared = control.has("public") || control.has("s-maxage");
     refuse(method != Method::GET, NotStored::Method)?;
-    refuse(status.is_informational() || matches!(status.as_u16(), 206 | 304), NotStored::Status)?;
+    refuse(!matches!(status.as_u16(), 200..600) || matches!(status.as_u16(), 206 | 304), NotStored::Status)?;
     refuse(Directives::of(request).has("no-store"), NotStored::RequestNoStore)?;
     match control.has("must-understand") {
         // `no-store` beside it is for caches that do not understand it (5.2.2.3).
@@ -67,7 +67,8 @@ pub fn storable(method: &Method, request: &HeaderMap, status: StatusCode, fields
     let with_leave = shared || control.has("must-revalidate");
     refuse(request.contains_key(AUTHORIZATION) && !with_leave, NotStored::Authorized)?;
     // RFC 9111 7.3 leaves cookies to the server; servers forget, so an answer that sets one must be shared explicitly.
-    refuse(fields.contains_key(SET_COOKIE) && !shared, NotStored::Cookie)?;
+    let cookies = fields.contains_key(SET_COOKIE) || request.contains_key(COOKIE);
+    refuse(cookies && !shared, NotStored::Cookie)?;
     refuse(super::names(fields).is_none(), NotStored::Varies)?;
     let explicit = explicit_lifetime(&control, fields);
     let permitted = control.has("public") || explicit.is_some() || is_heuristically_cacheable(status);
@@ -75,6 +76,19 @@ pub fn storable(method: &Method, request: &HeaderMap, status: StatusCode, fields
     let fresh = explicit.is_some_and(|life| !life.is_zero());
     let validated = fields.contains_key(ETAG) || fields.contains_key(LAST_MODIFIED);
     refuse(!fresh && !validated, NotStored::Useless)
+}
+
+/// May a stored answer be given to a request with credentials? To `Authorization` with the leave that storing would need (3.5);
+/// to a cookie when somebody has thought about caching, since a guess at its freshness knows nothing of cookies.
+pub fn may_be_shared_with(request: &HeaderMap, fields: &HeaderMap) -> bool {
+    let (login, cookie) = (request.contains_key(AUTHORIZATION), request.contains_key(COOKIE));
+    if !login && !cookie {
+        return true;
+    }
+    let control = Directives::of(fields);
+    let shared = control.has("public") || control.has("s-maxage");
+    (!login || shared || control.has("must-revalidate"))
+        && (!cookie || shared || explicit_lifetime(&control, fields).is_some())
 }
 
 /// What of an answer's head is stored (3.1): without the fields of one connection or one client, with a `Date`, and with the
@@ -112,7 +126,8 @@ pub fn validates(stored: &HeaderMap, fields: &HeaderMap) -> bool {
 /// A stored head with the fields of a 304 (3.2). What describes the stored bytes stays as it is.
 pub fn updated(stored: &HeaderMap, fields: &HeaderMap, exchange: Exchange) -> HeaderMap {
     let new = kept_fields(fields, exchange);
-    let of_the_bytes = [CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE];
+    // `Vary` has chosen the key.
+    let of_the_bytes = [CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, VARY];
     let mut updated = stored.clone();
     // An answer with other ideas of its freshness must not be read together with the old ones.
     if new.contains_key(http::header::CACHE_CONTROL) && !new.contains_key(EXPIRES) {

@@ -15,6 +15,10 @@ const fn served(age: u64) -> Reuse {
     Reuse::Serve { age: Duration::from_secs(age) }
 }
 
+const fn served_and_validated(age: u64) -> Reuse {
+    Reuse::ServeAndValidate { age: Duration::from_secs(age) }
+}
+
 const STALE: Reuse = Reuse::Validate(Why::Stale);
 const ASKED: Reuse = Reuse::Validate(Why::Asked);
 
@@ -33,8 +37,12 @@ fn answers_rfc9111_4_and_5_2_2() {
         (&[("cache-control", "max-age=60, must-revalidate")], 59, served(59)),
         (&[("cache-control", "max-age=0")], 0, STALE),
         (&[("etag", "\"a\"")], 0, STALE),
-        // stale-while-revalidate is not acted on.
-        (&[("cache-control", "max-age=60, stale-while-revalidate=60")], 61, STALE),
+        // RFC 5861 3
+        (&[("cache-control", "max-age=60, stale-while-revalidate=60")], 59, served(59)),
+        (&[("cache-control", "max-age=60, stale-while-revalidate=60")], 61, served_and_validated(61)),
+        (&[("cache-control", "max-age=60, stale-while-revalidate=60")], 119, served_and_validated(119)),
+        (&[("cache-control", "max-age=60, stale-while-revalidate=60")], 120, STALE),
+        (&[("cache-control", "max-age=60, stale-while-revalidate=60, must-revalidate")], 61, STALE),
     ] {
         assert_eq!(ask(&[], stored, after), expected, "{stored:?} {after}");
     }
@@ -72,6 +80,13 @@ fn requests_rfc9111_5_2_1() {
             &[("cache-control", "max-age=60, no-cache")],
             61,
             Reuse::Validate(Why::NoCache),
+        ),
+        // RFC 5861 3: who demands more waits.
+        (
+            &[("cache-control", "min-fresh=1")],
+            &[("cache-control", "max-age=60, stale-while-revalidate=60")],
+            61,
+            Reuse::Validate(Why::Stale),
         ),
         // 5.2.1.7
         (&[("cache-control", "only-if-cached")], FRESH, 59, served(59)),

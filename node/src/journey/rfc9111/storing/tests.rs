@@ -43,6 +43,7 @@ fn answers_rfc9111_3() {
         (100, &[FRESH], Err(NotStored::Status)),
         (206, &[FRESH], Err(NotStored::Status)),
         (304, &[FRESH], Err(NotStored::Status)),
+        (999, &[FRESH], Err(NotStored::Status)),
         // 4.1
         (200, &[FRESH, ("vary", "*")], Err(NotStored::Varies)),
         (200, &[FRESH, ("vary", "accept, *")], Err(NotStored::Varies)),
@@ -69,6 +70,8 @@ fn requests_rfc9111_3() {
         (Method::GET, &[("authorization", "Basic eA==")], "s-maxage=60", Ok(())),
         (Method::GET, &[("authorization", "Basic eA==")], "max-age=60, must-revalidate", Ok(())),
         (Method::GET, &[("authorization", "Basic eA==")], "max-age=60, proxy-revalidate", Err(NotStored::Authorized)),
+        (Method::GET, &[("cookie", "a=b")], fresh, Err(NotStored::Cookie)),
+        (Method::GET, &[("cookie", "a=b")], "max-age=60, public", Ok(())),
     ] {
         let fields_of = fields(&[("cache-control", control)]);
         assert_eq!(
@@ -76,6 +79,22 @@ fn requests_rfc9111_3() {
             stored,
             "{method} {request:?} {control}"
         );
+    }
+}
+
+#[test]
+fn who_may_share_what_is_stored_rfc9111_3_5() {
+    for (request, stored, shared) in [
+        (&[][..], &[][..], true),
+        (&[("authorization", "Basic eA==")], &[("cache-control", "max-age=60")], false),
+        (&[("authorization", "Basic eA==")], &[("cache-control", "max-age=60, must-revalidate")], true),
+        (&[("authorization", "Basic eA==")], &[("cache-control", "public")], true),
+        (&[("cookie", "a=b")], &[("cache-control", "max-age=60")], true),
+        (&[("cookie", "a=b")], &[("last-modified", ELEVEN)], false),
+        (&[("cookie", "a=b")], &[("last-modified", ELEVEN), ("cache-control", "public")], true),
+        (&[("cookie", "a=b"), ("authorization", "Basic eA==")], &[("cache-control", "max-age=60")], false),
+    ] {
+        assert_eq!(may_be_shared_with(&fields(request), &fields(stored)), shared, "{request:?} {stored:?}");
     }
 }
 
