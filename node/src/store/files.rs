@@ -231,7 +231,7 @@ impl NewFile {
 /// Opens a plain file for reading, never through a symbolic link that somebody has planted.
 pub(super) fn open_plain(path: &Path) -> io::Result<File> {
     // Access times are the index's business. Only the owner of a file may do without the file system's.
-    let file = (options_with(OFlags::NOATIME).read(true).open(path)).or_else(|_| options().read(true).open(path))?;
+    let file = (own_options().read(true).open(path)).or_else(|_| options().read(true).open(path))?;
     match file.metadata()?.is_file() {
         true => Ok(file),
         false => Err(ErrorKind::InvalidInput.into()),
@@ -244,6 +244,11 @@ pub(super) fn sync_folder_of(path: &Path) -> io::Result<()> {
         Some(folder) => File::open(folder)?.sync_all(),
         None => Ok(()),
     }
+}
+
+/// For files of this user: who reads them leaves no time of access, which would be a part of every answer.
+pub(super) fn own_options() -> OpenOptions {
+    options_with(OFlags::NOATIME)
 }
 
 /// For this user alone, and never through a symbolic link.

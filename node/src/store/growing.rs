@@ -87,7 +87,7 @@ impl Growing {
             }
         }
         partials.remove(&plan.key);
-        let file = files::options().read(true).write(true).create_new(true).open(&path).map_err(error)?;
+        let file = files::own_options().read(true).write(true).create_new(true).open(&path).map_err(error)?;
         drop(partials);
         if let Some(total) = plan.total
             && let Err(e) = allocate(&file, total)
@@ -110,7 +110,7 @@ impl Growing {
             total: journal.total,
             digest: journal.digest,
         };
-        let file = files::options().read(true).write(true).open(store.files().partial(&key)).ok()?;
+        let file = files::own_options().read(true).write(true).open(store.files().partial(&key)).ok()?;
         let len = file.metadata().ok()?.len();
         let sound = plan.key == key && journal.present.is_sound(len) && plan.total.is_none_or(|total| total == len);
         if !sound {
