@@ -6,7 +6,8 @@
 
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
-use http::header::{ACCEPT, ACCEPT_ENCODING, ACCEPT_LANGUAGE, AGE, CONNECTION, HOST, REFERER, USER_AGENT, VIA};
+use bytes::Bytes;
+use http::header::{ACCEPT, ACCEPT_ENCODING, ACCEPT_LANGUAGE, AGE, CONNECTION, HOST, REFERER, USER_AGENT};
 use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri};
 use quick_cache::Equivalent;
 use quick_cache::sync::Cache;
@@ -138,17 +139,12 @@ impl Journey {
             return;
         }
         let age = reply.fields.get(AGE).and_then(|age| age.to_str().ok()?.parse().ok()).unwrap_or_default();
-        let mut fields = reply.fields.clone();
-        // A copy of its own: the count of a value that all answers share would go from core to core with each of them.
-        if let Some(copy) = fields.get(VIA).and_then(|via| HeaderValue::from_bytes(via.as_bytes()).ok()) {
-            fields.insert(VIA, copy);
-        }
         let shortcut = Shortcut {
             url: url.clone(),
             class: classified.class,
             hot: Arc::downgrade(hot),
             known: known(classified, &hot.entry, self.0.clock.now()),
-            answered: Mutex::new(Answered { age, fields, outcome: reply.outcome }),
+            answered: Mutex::new(Answered { age, fields: packed(&reply.fields), outcome: reply.outcome }),
         };
         self.0.shortcuts.0.insert(line.clone(), Arc::new(shortcut));
     }
@@ -164,6 +160,21 @@ impl Shortcut {
         }
         (answered.fields.clone(), answered.outcome)
     }
+}
+
+/// The same fields with all values side by side: each answer counts one owner of them up and down, on one line of the
+/// processor's cache, and reads them from few. None is shared with other answers, whose count would go from core to core.
+fn packed(fields: &HeaderMap) -> HeaderMap {
+    let values: Bytes = fields.values().flat_map(|value| value.as_bytes()).copied().collect();
+    let mut packed = HeaderMap::with_capacity(fields.len());
+    let mut end = 0;
+    for (name, value) in fields {
+        let start = end;
+        end += value.len();
+        let value = HeaderValue::from_maybe_shared(values.slice(start..end)).unwrap_or_else(|_| value.clone());
+        packed.append(name.clone(), value);
+    }
+    packed
 }
 
 #[cfg(test)]
