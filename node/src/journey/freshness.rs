@@ -5,8 +5,8 @@ use std::time::{Duration, SystemTime};
 
 use http::header::{
     AGE, AUTHORIZATION, CACHE_CONTROL, CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE,
-    COOKIE, DATE, ETAG, HeaderName, IF_MODIFIED_SINCE, IF_NONE_MATCH, LAST_MODIFIED, PRAGMA, SET_COOKIE, TE, TRAILER,
-    TRANSFER_ENCODING, UPGRADE, VARY,
+    COOKIE, DATE, ETAG, HeaderName, IF_MODIFIED_SINCE, IF_NONE_MATCH, LAST_MODIFIED, PRAGMA, SERVER, SET_COOKIE, TE,
+    TRAILER, TRANSFER_ENCODING, UPGRADE, VARY,
 };
 use http::{HeaderMap, HeaderValue, StatusCode};
 
@@ -202,9 +202,9 @@ pub fn is_web_page(fields: &HeaderMap) -> bool {
     kind.eq_ignore_ascii_case(b"text/html") || kind.eq_ignore_ascii_case(b"application/xhtml+xml")
 }
 
-/// Fields that belong to one connection, one message or one client.
+/// Not the fields that belong to one connection, one message, one client or one server.
 fn is_kept(name: &HeaderName) -> bool {
-    const DROPPED: [HeaderName; 10] = [
+    const DROPPED: [HeaderName; 11] = [
         CONNECTION,
         CONTENT_LENGTH,
         CONTENT_RANGE,
@@ -215,6 +215,7 @@ fn is_kept(name: &HeaderName) -> bool {
         UPGRADE,
         COOKIE,
         AUTHORIZATION,
+        SERVER,
     ];
     !DROPPED.contains(name) && !matches!(name.as_str(), "keep-alive" | "proxy-authenticate" | "proxy-connection")
 }
