@@ -12,7 +12,12 @@ where
     F: Future + Send + 'static,
     F::Output: Send + 'static,
 {
-    tokio::spawn(future.instrument(tracing::debug_span!("task", name)))
+    let span = tracing::debug_span!("task", name);
+    match span.is_disabled() {
+        // It would be entered and left at every turn all the same.
+        true => tokio::spawn(future),
+        false => tokio::spawn(future.instrument(span)),
+    }
 }
 
 /// Runs blocking work on the pool for it.
