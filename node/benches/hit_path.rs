@@ -82,7 +82,7 @@ impl Node {
             let growing = self.journey.store().begin(plan).unwrap();
             growing.write_at(0, &vec![7; size as usize]).unwrap();
             growing.seal(size).unwrap();
-            growing.publish().await.unwrap();
+            growing.publish().unwrap();
         });
     }
 

@@ -66,7 +66,7 @@ async fn put(store: &Store, number: u64) {
     let growing = store.begin(plan).unwrap();
     growing.write_at(0, &content).unwrap();
     growing.seal(content.len() as u64).unwrap();
-    growing.publish().await.unwrap();
+    growing.publish().unwrap();
 }
 
 /// What a mirror says of a package.

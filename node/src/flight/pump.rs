@@ -149,7 +149,7 @@ async fn land(flight: &Arc<Flight>, hasher: Hasher, total: u64) -> Result<Arc<En
         }
         fault
     })?;
-    flight.growing.publish().await
+    flight.growing.publish()
 }
 
 /// Bytes that are passed on at once at the beginning of a download.

@@ -4,6 +4,7 @@
 use std::fs::{self, File};
 use std::ops::Range;
 use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -23,7 +24,6 @@ use crate::classify::{Algorithm, Class, Digest, KeyHash, Url};
 use crate::fault::{Cause, Fault};
 use crate::os::clock::Timestamp;
 use crate::os::mapping::Mapping;
-use crate::os::tasks;
 
 /// Bytes between two records of what is there.
 const JOURNAL_EVERY: u64 = 8 * 1024 * 1024;
@@ -272,31 +272,27 @@ impl Growing {
     ///
     /// What has lost its name, to a newer download of the same key or because nobody is to find it, is whole all the same:
     /// it has an entry that no look-up sees.
-    pub async fn publish(self: &Arc<Self>) -> Result<Arc<Entry>, Fault> {
-        let growing = self.clone();
-        let published = tasks::blocking("publish an object", move || growing.publish_now()).await;
-        let (entry, named) = published
-            .unwrap_or_else(|panic| Err(Fault::internal(panic.to_string())))
-            .inspect_err(|fault| self.store.note(Some(fault)))?;
-        if !named {
-            return Ok(entry);
+    ///
+    /// Blocks; for longer when the disk has not kept up with many.
+    pub fn publish(self: &Arc<Self>) -> Result<Arc<Entry>, Fault> {
+        let (entry, named) = self.publish_now().inspect_err(|fault| self.store.note(Some(fault)))?;
+        if named {
+            self.store.make_durable(self.clone(), entry.clone());
         }
-        let (growing, synced) = (self.clone(), entry.clone());
-        let settling = self.store.settling();
-        tasks::blocking("sync an object", move || {
-            growing.make_durable(&synced);
-            drop(settling);
-        });
         Ok(entry)
     }
 
-    fn make_durable(&self, entry: &Arc<Entry>) {
-        let path = self.store.files().object(&entry.object);
-        match self.file.sync_data().and_then(|()| files::sync_folder_of(&path)) {
-            Ok(()) => self.store.put_if_current(entry),
-            // What could not be synced is lost, whatever a later sync says.
-            Err(e) => self.store.drop_damaged(entry, &Fault::disk(path.display(), &e)),
-        }
+    pub(super) fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// Where the object lies.
+    pub(super) fn folder(&self, entry: &Entry) -> PathBuf {
+        self.store.files().object(&entry.object).parent().map_or_else(PathBuf::new, Path::to_owned)
+    }
+
+    pub(super) fn sync_data(&self) -> Result<(), Fault> {
+        self.file.sync_data().map_err(|e| Fault::disk("syncing a download", &e))
     }
 
     /// The entry, and whether look-ups see it.
@@ -358,7 +354,7 @@ impl Growing {
     /// What is on disk for certain: what arrives during the sync is for the next time.
     fn sync(&self) -> Result<Ranges, Fault> {
         let present = self.present().clone();
-        self.file.sync_data().map_err(|e| Fault::disk("syncing a download", &e))?;
+        self.sync_data()?;
         Ok(present)
     }
 
@@ -524,7 +520,7 @@ mod tests {
         let growing = store.begin(Plan { digest: Some(sha256(b"")), ..plan(URL, Some(10)) }).unwrap();
         growing.write_at(0, &[0; 10]).unwrap();
         assert!(growing.seal(10).is_err());
-        assert!(growing.publish().await.is_err());
+        assert!(growing.publish().is_err());
         assert!(store.lookup(growing.plan().key).await.unwrap().is_none());
         growing.discard();
         assert_eq!(fs::read_dir(dir.path().join("partial")).unwrap().count(), 0);
@@ -630,9 +626,9 @@ mod tests {
         newer.write_at(0, &[2; 10]).unwrap();
         newer.seal(10).unwrap();
         // It is whole for who reads it, but nobody finds it, before the newer one is there or after.
-        older.publish().await.unwrap();
+        older.publish().unwrap();
         assert!(store.lookup(older.plan().key).await.unwrap().is_none());
-        let entry = newer.publish().await.unwrap();
+        let entry = newer.publish().unwrap();
         assert_eq!(store.lookup(entry.key).await.unwrap().unwrap().object, entry.object);
         assert_eq!(store.open_blob(&entry).await.unwrap().bytes(0..10).await.unwrap(), vec![2; 10]);
         assert_eq!(older.bytes(0..10).unwrap(), vec![1; 10], "its readers are not disturbed");

@@ -4,6 +4,7 @@
 //! start; what it cannot vouch for is as if it were not there.
 
 mod blob;
+mod durable;
 mod eviction;
 mod files;
 mod groups;
@@ -36,6 +37,7 @@ use crate::config::CacheSize;
 use crate::fault::{Cause, Fault};
 use crate::os::clock::{Clock, Timestamp};
 use crate::os::{disk, tasks};
+use durable::Published;
 use files::Files;
 use index::{Change, Index, Superfluous};
 
@@ -101,8 +103,8 @@ struct Inner {
     misfits: quick_cache::sync::Cache<KeyHash, u64>,
     /// An object may be stored again while the last trace of it is being deleted.
     naming: Mutex<()>,
-    /// Objects being synced hold a clone.
-    settling: Arc<()>,
+    /// Objects on their way to the disk. Dropping the sender ends the thread when all are there.
+    published: Mutex<Option<(SyncSender<Published>, std::thread::JoinHandle<()>)>>,
     size: CacheSize,
     degraded: Mutex<Option<String>>,
     evictions: AtomicU64,
@@ -187,7 +189,7 @@ impl Store {
             partials: Mutex::new(partials),
             misfits: quick_cache::sync::Cache::new(MISFITS),
             naming: Mutex::default(),
-            settling: Arc::default(),
+            published: Mutex::default(),
             size: options.size,
             degraded: Mutex::default(),
             evictions: AtomicU64::new(0),
@@ -203,6 +205,12 @@ impl Store {
             .spawn(move || writer::run(&weak, &queue))
             .map_err(|e| Fault::disk("cannot start the index's thread", &e))?;
         *store.0.writer.lock().unwrap_or_else(PoisonError::into_inner) = Some(writer);
+        let (published, queue) = sync_channel(durable::WAITING_MAX);
+        let thread = std::thread::Builder::new()
+            .name("sync".into())
+            .spawn(move || durable::run(&queue))
+            .map_err(|e| Fault::disk("cannot start the thread that syncs", &e))?;
+        *store.published() = Some((published, thread));
         let weak = Arc::downgrade(&store.0);
         let (keep_on, stop) = sync_channel(0);
         let scrubber = std::thread::Builder::new()
@@ -423,8 +431,9 @@ impl Store {
             drop(keep_on);
             let _ = scrubber.join();
         }
-        while Arc::strong_count(&self.0.settling) > 1 {
-            std::thread::sleep(Duration::from_millis(5));
+        if let Some((published, thread)) = self.published().take() {
+            drop(published);
+            let _ = thread.join();
         }
         drop(self.changes().take());
         let writer = self.0.writer.lock().unwrap_or_else(PoisonError::into_inner).take();
@@ -456,9 +465,21 @@ impl Store {
         self.0.naming.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Held while an object is being synced: a stop waits for it.
-    fn settling(&self) -> Arc<()> {
-        self.0.settling.clone()
+    /// Hands over what look-ups see to be synced and entered in the index. Blocks when many wait.
+    fn make_durable(&self, growing: Arc<Growing>, entry: Arc<Entry>) {
+        let published = self.published().as_ref().map(|(published, _)| published.clone());
+        match published {
+            Some(published) => drop(published.send((growing, entry))),
+            None => {
+                // The store has been closed: the next start has to look for it.
+                self.0.scanning.store(true, Ordering::Relaxed);
+                let _ = std::fs::remove_file(self.0.files.path("clean"));
+            }
+        }
+    }
+
+    fn published(&self) -> MutexGuard<'_, Option<(SyncSender<Published>, std::thread::JoinHandle<()>)>> {
+        self.0.published.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Hands an announced entry to the writer, unless it has been replaced or removed in the meantime.

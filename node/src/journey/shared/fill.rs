@@ -367,10 +367,9 @@ impl Journey {
         let written = tasks::blocking("write a list of variants", move || {
             let list = store.begin(plan)?;
             list.seal(0)?;
-            Ok(list)
+            list.publish().map(|_| ())
         });
-        let list = written.await.unwrap_or_else(|panic| Err(Fault::internal(panic.to_string())))?;
-        list.publish().await.map(|_| ())
+        written.await.unwrap_or_else(|panic| Err(Fault::internal(panic.to_string())))
     }
 }
 
