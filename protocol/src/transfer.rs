@@ -2,8 +2,8 @@
 //!
 //! The asker sends one [`Get`]; the peer answers with one [`Answer`]. After [`Answer::Finished`] come, without frames, the list of
 //! chaining values (if it was asked for) and the whole groups that cover the spans, in ascending order ([`groups_of`]); a stream that
-//! ends before is broken off. After [`Answer::Growing`] come [`Answer::Piece`]s as the bytes arrive, and [`Answer::Complete`] or
-//! [`Answer::BrokenOff`]. Ages are told and no times: the clocks of two nodes are never compared.
+//! ends before is broken off. After [`Answer::Growing`] come [`Answer::Piece`]s of the first span as the bytes arrive (an empty one
+//! says that the peer itself is waiting), and [`Answer::Complete`] or [`Answer::BrokenOff`]. Ages are told and no times: the clocks of two nodes are never compared.
 //!
 //! As in [`crate::message`], a kind's number and its fields in their order are for ever; a later version may append fields and kinds.
 
@@ -140,7 +140,7 @@ pub enum Answer {
     Busy,
     /// The next bytes of a growing object, at most [`PIECE_MAX`].
     Piece(Vec<u8>),
-    /// The spans of a growing object are through. With its BLAKE3 and its length when it has been completed.
+    /// The span of a growing object is through. With its BLAKE3 and its length when it has been completed.
     Complete(Option<([u8; 32], u64)>),
     /// The rest of a growing object will not come from here.
     BrokenOff,
@@ -245,7 +245,7 @@ pub const fn group_count(size: u64) -> u64 {
 /// No spans mean all.
 pub fn groups_of(spans: &[Span], size: u64) -> Vec<Range<u64>> {
     if spans.is_empty() {
-        return if size == 0 { Vec::new() } else { Vec::from([0..group_count(size)]) };
+        return (size > 0).then(|| 0..group_count(size)).into_iter().collect();
     }
     let mut wanted: Vec<_> = spans
         .iter()
