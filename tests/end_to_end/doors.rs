@@ -80,6 +80,12 @@ fn pages_health_metrics_and_foreign_names() {
     assert!(String::from_utf8(page("/-/", &address).body).unwrap().contains("To use this node"));
     assert_eq!(page("/-/api/status", "evil.example.org").status, 400);
     assert_eq!(request(&address, "POST", "/-/api/purge?http://x/", &address, &[]).status, 404);
+    // Without Host there is no telling whether the name is foreign; who speaks 1.0 has none to give.
+    for (version, status) in [("1.1", 400), ("1.0", 200)] {
+        let mut connection = Connection::open(&address);
+        connection.send(&format!("GET /-/health HTTP/{version}\r\n\r\n"));
+        assert_eq!(connection.head().unwrap().0, status);
+    }
 }
 
 #[test]

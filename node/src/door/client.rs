@@ -7,8 +7,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::{self, BoxFuture, Either};
-use http::header::{CONNECTION, TRANSFER_ENCODING};
-use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
+use http::header::{CONNECTION, HOST, TRANSFER_ENCODING};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
@@ -145,6 +145,10 @@ impl Door {
         let is_repo = |name: &str| self.repos.is_repo(name);
         let is_own = |host: &str| host == "localhost" || host.eq_ignore_ascii_case(&self.name);
         check_framing(fields)?;
+        if request.version() == Version::HTTP_11 && !fields.contains_key(HOST) {
+            // RFC 9112 3.2.
+            return Err(Fault::bad_request("an HTTP/1.1 request needs a Host field"));
+        }
         match parse_target(method, request.uri(), fields, is_repo, is_own)? {
             Target::Resource(url) => {
                 let named = self.repos.resolve(&url);
