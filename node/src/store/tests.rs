@@ -180,10 +180,11 @@ async fn what_is_removed_during_the_scan_does_not_come_back() {
     store.settle();
     let again = put(&store, B, &[1; 1000]).await;
     assert_eq!(again.object, entry.object);
-    std::fs::write(&path, copy).unwrap();
+    // The removal ends with the deletion of the copy.
     while !store.0.index.is_unknown(&entry.key) {
         std::thread::yield_now();
     }
+    std::fs::write(&path, copy).unwrap();
     store.take_in(&path);
     assert!(store.lookup(entry.key).await.unwrap().is_some());
 }
