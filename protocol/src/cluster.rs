@@ -5,6 +5,7 @@
 //! memory of each call are bounded, and the same seed and inputs bring about the same outputs.
 
 use alloc::collections::BTreeMap;
+use alloc::string::String;
 use alloc::vec::Vec;
 use core::net::SocketAddr;
 use core::ops::RangeInclusive;
@@ -33,12 +34,14 @@ mod input;
 mod members;
 mod news;
 mod peers;
+mod profile;
 mod query;
 
 pub use input::{ConnectionId, Input};
 pub use query::{MemberStatus, Status};
 
 use peers::Peers;
+use profile::Profile;
 
 /// Housekeeping.
 const TICK: Duration = Duration::from_secs(1);
@@ -54,6 +57,10 @@ const NAMES_MAX: usize = 8192;
 /// What a node is told once.
 #[derive(Clone, Debug)]
 pub struct Config {
+    /// What people call this node; the first 64 bytes are told.
+    pub name: String,
+    /// The TCP port at which it serves clients. Zero: the port of its addresses.
+    pub client_port: u16,
     /// Where this node can be reached, best first; the first four are told.
     pub addresses: Vec<SocketAddr>,
     /// Dialled until connected, for ever; the first 256 count.
@@ -69,6 +76,8 @@ pub struct Config {
 impl Default for Config {
     fn default() -> Self {
         Self {
+            name: String::new(),
+            client_port: 0,
             addresses: Vec::new(),
             seeds: Vec::new(),
             copies_max: 3,
@@ -96,6 +105,8 @@ pub struct Cluster {
     homes: Vec<NodeId>,
     /// Nodes that were members, with since when they are not: what they held is remembered for a while.
     departed: BTreeMap<NodeId, Instant>,
+    /// What people call the others, and where they serve clients.
+    profiles: BTreeMap<NodeId, Profile>,
     /// How often others have heard of a greater life of this node than it has lived.
     usurped: Counter,
     /// Bytes of member lists that may still be sent.
@@ -146,8 +157,17 @@ impl Cluster {
         let membership = Membership::new(contact, Random::seeded(random.next()));
         let mut dialling = Dialling::default();
         config.seeds.iter().for_each(|seed| dialling.seed(now, *seed));
-        let head =
-            Head { node: own, epoch: incarnation, beat: 0, sequence: 0, count: 0, load: 0, room: 255, draining: false };
+        let head = Head {
+            node: own,
+            epoch: incarnation,
+            beat: 0,
+            sequence: 0,
+            count: 0,
+            load: 0,
+            room: 255,
+            draining: false,
+            bytes: 0,
+        };
         let tick_at = now + random.jitter(TICK / 2);
         Self {
             own,
@@ -160,6 +180,7 @@ impl Cluster {
             membership,
             homes: alloc::vec![own],
             departed: BTreeMap::new(),
+            profiles: BTreeMap::new(),
             usurped: Counter::new(now),
             lists: members::LISTS_MAX,
             inventory: Inventory::new(incarnation),
@@ -243,7 +264,7 @@ impl Cluster {
             Input::Garbled(peer) => self.offended(peer, crate::output::Why::Malformed),
             Input::Stored(key) => self.holding(key, true),
             Input::Removed(key) => self.holding(key, false),
-            Input::Load { load, room } => self.loaded(load, room),
+            Input::Load { load, room, bytes } => self.loaded(load, room, bytes),
             Input::Requested(key) => self.replication.requested(now, key),
             Input::RequestedName(name) => self.requested_name(&name),
             Input::Claim { key, broken } => self.held.push((key, broken)),

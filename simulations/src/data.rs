@@ -470,7 +470,7 @@ impl World {
             let bytes: u64 =
                 self.data.stored_at(node).filter_map(|key| self.data.sizes.get(&key)).sum::<u64>().min(STORE);
             let load = if idle { 0 } else { (users * 8).min(255) as u8 };
-            self.feed(node, Input::Load { load, room: 255 - (bytes * 255 / STORE) as u8 });
+            self.feed(node, Input::Load { load, room: 255 - (bytes * 255 / STORE) as u8, bytes });
         }
     }
 }

@@ -63,12 +63,15 @@ pub enum Input {
     Stored(Key),
     /// The store no longer has it.
     Removed(Key),
-    /// How busy this node is (0 idle, 255 overloaded) and how much of its store is free or easily freed (0 none, 255 all).
+    /// How busy this node is (0 idle, 255 overloaded), how much of its store is free or easily freed (0 none, 255 all), and the bytes
+    /// of the objects in it.
     Load {
         /// Busy.
         load: u8,
         /// Free.
         room: u8,
+        /// Stored.
+        bytes: u64,
     },
     /// A client asked for this: counted for popularity, nothing else.
     Requested(Key),
