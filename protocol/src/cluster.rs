@@ -36,12 +36,14 @@ mod news;
 mod peers;
 mod profile;
 mod query;
+mod reflection;
 
 pub use input::{ConnectionId, Input};
 pub use query::{MemberStatus, Status};
 
 use peers::Peers;
 use profile::Profile;
+use reflection::Reflections;
 
 /// Housekeeping.
 const TICK: Duration = Duration::from_secs(1);
@@ -107,6 +109,8 @@ pub struct Cluster {
     departed: BTreeMap<NodeId, Instant>,
     /// What people call the others, and where they serve clients.
     profiles: BTreeMap<NodeId, Profile>,
+    /// Connections with who has this node's key.
+    reflections: Reflections,
     /// How often others have heard of a greater life of this node than it has lived.
     usurped: Counter,
     /// Bytes of member lists that may still be sent.
@@ -181,6 +185,7 @@ impl Cluster {
             homes: alloc::vec![own],
             departed: BTreeMap::new(),
             profiles: BTreeMap::new(),
+            reflections: Reflections::default(),
             usurped: Counter::new(now),
             lists: members::LISTS_MAX,
             inventory: Inventory::new(incarnation),
@@ -247,7 +252,10 @@ impl Cluster {
         match input {
             Input::Tick => {}
             Input::Discovered { address, peer } => {
-                self.dialling.discovered(now, self.own, address, peer);
+                // Who announces this node's id elsewhere may have a copy of its key.
+                if !self.config.addresses.contains(&address) {
+                    self.dialling.discovered(now, self.own, address, peer);
+                }
                 self.dial_at = now;
             }
             Input::Addresses(addresses) => self.moved(addresses),
@@ -256,7 +264,9 @@ impl Cluster {
             }
             Input::DialFailed(address) => self.dial_failed(address),
             Input::Disconnected { peer, connection } => {
-                if self.peers.disconnected(peer, connection) {
+                if peer == self.own {
+                    self.lost_reflection(connection);
+                } else if self.peers.disconnected(peer, connection) {
                     self.parted(peer);
                 }
             }
@@ -343,6 +353,7 @@ impl Cluster {
         self.confirmations.tidy(now);
         self.peers.tidy(now);
         self.tidy_members();
+        self.tidy_reflections();
         self.tell_in_turn();
         self.place_copies();
         self.retry_offers();

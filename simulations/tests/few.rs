@@ -244,6 +244,48 @@ fn two_nodes_with_one_key_are_told_so() {
 }
 
 #[test]
+fn two_nodes_with_one_key_notice_it_without_a_third() {
+    for (seed, by_seed) in [(21, true), (22, false)] {
+        let mut world = World::new(Laws::default(), 2, seed);
+        world.clone_identity(0, 1);
+        if by_seed {
+            world.configure(1, |config| config.seeds = vec![imirror_simulations::world::address(0)]);
+        }
+        (0..2).for_each(|node| world.start(node));
+        if !by_seed {
+            world.announce(0);
+        }
+        world.run(seconds(30));
+        assert_eq!(
+            (world.nodes[0].duplicates, world.nodes[1].duplicates),
+            (1, 1),
+            "each is told, and not at every turn"
+        );
+        assert!(world.nodes[0].sent < 20_000, "{} bytes", world.nodes[0].sent);
+        world.run(seconds(90));
+        assert!(world.nodes[0].duplicates > 1, "while it lasts it is said again");
+    }
+}
+
+#[test]
+fn a_node_that_meets_itself_is_no_double() {
+    let mut world = World::new(Laws::default(), 1, 23);
+    let own = imirror_simulations::world::address(0);
+    // Its own address, as others see it, is not among those that it knows.
+    world.configure(0, |config| {
+        config.addresses = vec![];
+        config.seeds = vec![own];
+    });
+    world.start(0);
+    world.run(seconds(60));
+    assert!(world.nodes[0].sent > 0, "it has met itself");
+    assert_eq!(world.nodes[0].duplicates, 0);
+    let sent = world.nodes[0].sent;
+    world.run(seconds(600));
+    assert_eq!(world.nodes[0].sent, sent, "and leaves it at that");
+}
+
+#[test]
 fn a_node_whose_wall_clock_went_back_is_a_member_all_the_same() {
     let mut world = site(3, 13);
     world.publish(KEY, MB);

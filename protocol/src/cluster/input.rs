@@ -31,7 +31,8 @@ pub enum Input {
     /// A connection is up and the peer's certificate has said who it is. Messages go on the latest connection with a peer that has
     /// not been asked to be closed.
     Connected {
-        /// With whom. With this node itself, too: the state machine says what to do about it.
+        /// With whom. With this node itself, too, or with one that has a copy of its key: frames to and from this node's own id go
+        /// over such a connection as over any other, and tell which of the two it is.
         peer: NodeId,
         /// The driver's number.
         connection: ConnectionId,

@@ -39,8 +39,7 @@ impl Cluster {
         let now = self.now;
         self.dial_at = now;
         if peer == self.own {
-            address.filter(|_| dialled).into_iter().for_each(|address| self.dialling.is_own(address));
-            self.out.push(Output::Disconnect { peer, connection, why: Why::Myself });
+            self.met_own_key(connection, address.filter(|_| dialled));
             return;
         }
         match address {
@@ -105,7 +104,7 @@ impl Cluster {
         }
     }
 
-    fn say_hello(&mut self, peer: NodeId) {
+    pub(super) fn say_hello(&mut self, peer: NodeId) {
         let hello = Hello {
             version: *self.config.speaks.end(),
             oldest: *self.config.speaks.start(),

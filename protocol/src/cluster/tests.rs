@@ -107,6 +107,8 @@ fn an_address_where_it_meets_itself_is_not_dialled_again() {
     assert_eq!(outputs(&mut cluster), [Output::Dial(address)]);
     let (peer, connection) = (cluster.own(), ConnectionId(1));
     cluster.handle(at(1), Input::Connected { peer, connection, address: Some(address), dialled: true });
+    let [Output::Send { frame, .. }] = &outputs(&mut cluster)[..] else { panic!("it says hello") };
+    cluster.handle(at(1), Input::Received { from: peer, bytes: frame.clone() });
     assert_eq!(outputs(&mut cluster), [Output::Disconnect { peer, connection, why: Why::Myself }]);
     cluster.handle(at(2), Input::Discovered { address, peer: None });
     cluster.handle(at(60_000), Input::Tick);
