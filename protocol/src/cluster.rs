@@ -195,7 +195,7 @@ impl Cluster {
             heads: Heads::default(),
             mirrors: Mirrors::new(config.mirrors_bytes_max),
             ask_at: now,
-            health: Health::default(),
+            health: Health::new(own),
             claims: Claims::default(),
             held: Vec::new(),
             young_until: now + YOUTH,
