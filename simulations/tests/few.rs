@@ -301,6 +301,34 @@ fn a_node_whose_wall_clock_went_back_is_a_member_all_the_same() {
 }
 
 #[test]
+fn clocks_a_day_off_are_no_trouble() {
+    const DAY: i64 = 86_400_000;
+    let mut world = site(3, 24);
+    world.publish(KEY, MB);
+    world.put(1, KEY);
+    let agree = |world: &World| members_agree(world) && inventories_agree(world) && holders_known(world, KEY);
+    world.run_until(seconds(10), agree).expect("known");
+    // A day back, right again, a day ahead, right again.
+    for jump in [-DAY, DAY, DAY, -DAY] {
+        world.crash(1);
+        world.run(seconds(1));
+        world.jump_wall_clock(1, jump);
+        world.start(1);
+        world.announce(1);
+        world.run_until(seconds(10), agree).expect("joined");
+        assert!(world.nodes.iter().all(|node| node.duplicates == 0), "{jump}");
+    }
+    // What a suspended machine sees when it wakes up.
+    world.jump_clock(2, DAY as u64 * 1000);
+    world.run_until(seconds(10), agree).expect("it jumped");
+    world.request(0, KEY);
+    world.request(2, KEY);
+    world.run_until(seconds(10), |world| world.data.is_quiet()).expect("served");
+    assert!(world.data.upstream_fetches.is_empty());
+    assert_safe(&world);
+}
+
+#[test]
 fn a_short_sleep_is_no_death_and_a_long_one_is_forgiven() {
     let mut world = site(3, 14);
     world.freeze(1, 900_000);
