@@ -18,6 +18,8 @@ pub mod repos;
 
 pub mod store;
 
+pub mod cluster;
+
 pub mod upstream;
 
 pub mod flight;

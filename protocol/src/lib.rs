@@ -29,6 +29,7 @@ pub mod rendezvous;
 mod replication;
 mod time;
 pub mod token;
+pub mod transfer;
 pub mod wire;
 
 pub use cluster::{Cluster, Config, ConnectionId, Input, MemberStatus, Status};

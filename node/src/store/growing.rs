@@ -75,20 +75,8 @@ impl Growing {
     /// Makes the file. Blocks.
     pub(super) fn begin(store: &Store, plan: Plan) -> Result<Arc<Self>, Fault> {
         let path = store.files().partial(&plan.key);
-        // A file that somebody may still be reading is never shortened: it loses its name.
         let error = |e: std::io::Error| Fault::disk(path.display(), &e);
-        // As long as it is open, to take its name away costs nothing; others wait for that.
-        let _old = files::open_plain(&path);
-        let mut partials = store.partials();
-        for old in [&path, &store.files().journal(&plan.key)] {
-            match fs::remove_file(old) {
-                Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(error(e)),
-                _ => {}
-            }
-        }
-        partials.remove(&plan.key);
-        let file = files::own_options().read(true).write(true).create_new(true).open(&path).map_err(error)?;
-        drop(partials);
+        let file = Self::create(store, &plan.key).map_err(error)?;
         if let Some(total) = plan.total
             && let Err(e) = allocate(&file, total)
         {
@@ -96,6 +84,29 @@ impl Growing {
             return Err(error(e));
         }
         Self::new(store, plan, file, Ranges::default()).map_err(error)
+    }
+
+    /// A new file under the key's name. One that somebody may still be reading is never shortened: it loses its name.
+    fn create(store: &Store, key: &KeyHash) -> std::io::Result<File> {
+        let (path, journal) = (store.files().partial(key), store.files().journal(key));
+        let create = || files::own_options().read(true).write(true).create_new(true).open(&path);
+        let mut partials = store.partials();
+        if !partials.contains(key) {
+            match create() {
+                Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {}
+                created => return created,
+            }
+        }
+        // As long as it is open, to take its name away costs nothing; others wait for that.
+        let _old = files::open_plain(&path);
+        for old in [&path, &journal] {
+            match fs::remove_file(old) {
+                Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(e),
+                _ => {}
+            }
+        }
+        partials.remove(key);
+        create()
     }
 
     /// Takes up what an earlier run or flight has left. Blocks.

@@ -29,6 +29,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 pub use blob::Blob;
+pub use groups::GroupList;
 pub use growing::Growing;
 pub use object::{Entry, Head, ObjectId, Plan};
 

@@ -1,0 +1,3 @@
+//! The other nodes of the site. Contains no rule: what is decided is decided by `imirror_protocol`.
+
+pub mod transfer;
