@@ -5,6 +5,7 @@
 //! memory of each call are bounded, and the same seed and inputs bring about the same outputs.
 
 use alloc::collections::BTreeMap;
+use alloc::string::String;
 use alloc::vec::Vec;
 use core::net::SocketAddr;
 use core::ops::RangeInclusive;
@@ -33,12 +34,16 @@ mod input;
 mod members;
 mod news;
 mod peers;
+mod profile;
 mod query;
+mod reflection;
 
 pub use input::{ConnectionId, Input};
 pub use query::{MemberStatus, Status};
 
 use peers::Peers;
+use profile::Profile;
+use reflection::Reflections;
 
 /// Housekeeping.
 const TICK: Duration = Duration::from_secs(1);
@@ -54,6 +59,10 @@ const NAMES_MAX: usize = 8192;
 /// What a node is told once.
 #[derive(Clone, Debug)]
 pub struct Config {
+    /// What people call this node; the first 64 bytes are told.
+    pub name: String,
+    /// The TCP port at which it serves clients. Zero: the port of its addresses.
+    pub client_port: u16,
     /// Where this node can be reached, best first; the first four are told.
     pub addresses: Vec<SocketAddr>,
     /// Dialled until connected, for ever; the first 256 count.
@@ -69,6 +78,8 @@ pub struct Config {
 impl Default for Config {
     fn default() -> Self {
         Self {
+            name: String::new(),
+            client_port: 0,
             addresses: Vec::new(),
             seeds: Vec::new(),
             copies_max: 3,
@@ -96,6 +107,10 @@ pub struct Cluster {
     homes: Vec<NodeId>,
     /// Nodes that were members, with since when they are not: what they held is remembered for a while.
     departed: BTreeMap<NodeId, Instant>,
+    /// What people call the others, and where they serve clients.
+    profiles: BTreeMap<NodeId, Profile>,
+    /// Connections with who has this node's key.
+    reflections: Reflections,
     /// How often others have heard of a greater life of this node than it has lived.
     usurped: Counter,
     /// Bytes of member lists that may still be sent.
@@ -146,8 +161,17 @@ impl Cluster {
         let membership = Membership::new(contact, Random::seeded(random.next()));
         let mut dialling = Dialling::default();
         config.seeds.iter().for_each(|seed| dialling.seed(now, *seed));
-        let head =
-            Head { node: own, epoch: incarnation, beat: 0, sequence: 0, count: 0, load: 0, room: 255, draining: false };
+        let head = Head {
+            node: own,
+            epoch: incarnation,
+            beat: 0,
+            sequence: 0,
+            count: 0,
+            load: 0,
+            room: 255,
+            draining: false,
+            bytes: 0,
+        };
         let tick_at = now + random.jitter(TICK / 2);
         Self {
             own,
@@ -160,6 +184,8 @@ impl Cluster {
             membership,
             homes: alloc::vec![own],
             departed: BTreeMap::new(),
+            profiles: BTreeMap::new(),
+            reflections: Reflections::default(),
             usurped: Counter::new(now),
             lists: members::LISTS_MAX,
             inventory: Inventory::new(incarnation),
@@ -169,7 +195,7 @@ impl Cluster {
             heads: Heads::default(),
             mirrors: Mirrors::new(config.mirrors_bytes_max),
             ask_at: now,
-            health: Health::default(),
+            health: Health::new(own),
             claims: Claims::default(),
             held: Vec::new(),
             young_until: now + YOUTH,
@@ -226,7 +252,10 @@ impl Cluster {
         match input {
             Input::Tick => {}
             Input::Discovered { address, peer } => {
-                self.dialling.discovered(now, self.own, address, peer);
+                // Who announces this node's id elsewhere may have a copy of its key.
+                if !self.config.addresses.contains(&address) {
+                    self.dialling.discovered(now, self.own, address, peer);
+                }
                 self.dial_at = now;
             }
             Input::Addresses(addresses) => self.moved(addresses),
@@ -235,7 +264,9 @@ impl Cluster {
             }
             Input::DialFailed(address) => self.dial_failed(address),
             Input::Disconnected { peer, connection } => {
-                if self.peers.disconnected(peer, connection) {
+                if peer == self.own {
+                    self.lost_reflection(connection);
+                } else if self.peers.disconnected(peer, connection) {
                     self.parted(peer);
                 }
             }
@@ -243,7 +274,7 @@ impl Cluster {
             Input::Garbled(peer) => self.offended(peer, crate::output::Why::Malformed),
             Input::Stored(key) => self.holding(key, true),
             Input::Removed(key) => self.holding(key, false),
-            Input::Load { load, room } => self.loaded(load, room),
+            Input::Load { load, room, bytes } => self.loaded(load, room, bytes),
             Input::Requested(key) => self.replication.requested(now, key),
             Input::RequestedName(name) => self.requested_name(&name),
             Input::Claim { key, broken } => self.held.push((key, broken)),
@@ -322,6 +353,7 @@ impl Cluster {
         self.confirmations.tidy(now);
         self.peers.tidy(now);
         self.tidy_members();
+        self.tidy_reflections();
         self.tell_in_turn();
         self.place_copies();
         self.retry_offers();

@@ -58,9 +58,10 @@ impl Dialling {
 
     /// Somebody may be reached at `address`, perhaps `peer`.
     pub(crate) fn discovered(&mut self, now: Instant, own: NodeId, address: SocketAddr, peer: Option<NodeId>) {
-        if self.own.contains(&address) || peer == Some(own) {
+        if self.own.contains(&address) {
             return;
         }
+        let peer = peer.filter(|peer| *peer != own);
         if let Some(candidate) = self.candidates.get_mut(&address) {
             candidate.heard = now;
             if !candidate.proven && peer.is_some() {

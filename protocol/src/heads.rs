@@ -11,7 +11,7 @@ use crate::message::{HEADS_MAX, Head, Message};
 use crate::outbox::Outbox;
 use crate::random::Random;
 use crate::time::Instant;
-use crate::wire::Few;
+use crate::wire::GrownFew;
 
 /// Between two rounds.
 const ROUND: Duration = Duration::from_millis(200);
@@ -66,7 +66,8 @@ impl Heads {
         let mut freshest: Vec<(u8, NodeId)> = self.rumours.iter().map(|(node, rounds)| (*rounds, *node)).collect();
         freshest.sort_unstable_by_key(|(rounds, node)| (core::cmp::Reverse(*rounds), *node));
         freshest.truncate(HEADS_MAX);
-        let message = Message::Heads(Few::of(freshest.iter().filter_map(|(_, node)| self.newest.get(node).copied())));
+        let message =
+            Message::Heads(GrownFew::of(freshest.iter().filter_map(|(_, node)| self.newest.get(node).copied())));
         for peer in random.pick(connected, FANOUT) {
             out.send(peer, message.clone());
         }

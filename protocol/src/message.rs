@@ -1,7 +1,8 @@
 //! What nodes say to each other: every kind of message, its bound, and its bytes.
 //!
 //! A kind's number and its fields in their order are for ever. A later version may append fields to a message (an older reader
-//! ignores them) and add kinds (it skips them), but neither change a field nor add a variant to an enum.
+//! ignores them) and add kinds (it skips them), but neither change a field nor add a variant to an enum. What is appended to a message
+//! is a [`Later`] field, what is appended to the items of a list is told after the list, see [`GrownFew`].
 
 use alloc::vec::Vec;
 use core::net::SocketAddr;
@@ -10,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::fingerprints::Geometry;
 use crate::identity::{Incarnation, Key, NodeId, Version};
-use crate::wire::{Few, FewBytes, WireError, frame, split};
+use crate::wire::{Few, FewBytes, Grown, GrownFew, Later, WireError, frame, split};
 
 /// The version that this code speaks.
 pub const VERSION: u16 = 1;
@@ -33,6 +34,10 @@ pub struct Hello {
     pub yours: Incarnation,
     /// A check sum of the members that the sender knows: whoever has the same needs no list.
     pub members: u64,
+    /// What people call the sender, UTF-8. Appended.
+    pub name: Later<FewBytes<NODE_NAME_MAX>>,
+    /// The TCP port at which the sender serves clients; zero: the port of its addresses. Appended.
+    pub client_port: Later<u16>,
 }
 
 /// What everybody should know of a node: gossiped whenever it changes.
@@ -54,6 +59,9 @@ pub struct Head {
     pub room: u8,
     /// Whether it is about to leave and wants no more work.
     pub draining: bool,
+    /// Bytes of the objects in its store. Appended.
+    #[serde(skip)]
+    pub bytes: u64,
 }
 
 /// What the sender believes of one member.
@@ -71,6 +79,12 @@ pub struct Member {
     pub addresses: Few<SocketAddr, ADDRESSES_MAX>,
     /// The newest head of it.
     pub head: Option<Head>,
+    /// [`Hello::name`] of it. Appended.
+    #[serde(skip)]
+    pub name: FewBytes<NODE_NAME_MAX>,
+    /// [`Hello::client_port`] of it. Appended.
+    #[serde(skip)]
+    pub client_port: u16,
 }
 
 /// Whether a member lives.
@@ -201,8 +215,12 @@ pub struct Tops {
 
 /// Addresses told of one node.
 pub const ADDRESSES_MAX: usize = 4;
-/// Members in one message: what surely fits [`crate::wire::BODY_MAX`]. Longer lists come in several.
+/// Bytes of what people call a node.
+pub const NODE_NAME_MAX: usize = 64;
+/// Members taken from one message.
 pub const MEMBERS_MAX: usize = 400;
+/// Members put into one message: what surely fits [`crate::wire::BODY_MAX`]. Longer lists come in several.
+pub const MEMBERS_SENT: usize = 256;
 /// Heads in one datagram.
 pub const HEADS_MAX: usize = 20;
 /// Changes in one delta.
@@ -229,9 +247,9 @@ pub enum Message {
     /// A packet of the membership protocol.
     Swim(FewBytes<SWIM_MAX>),
     /// What the sender believes of all members, or of some.
-    Members(Few<Member, MEMBERS_MAX>),
+    Members(GrownFew<Member, MEMBERS_MAX>),
     /// News of nodes, the sender or others.
-    Heads(Few<Head, HEADS_MAX>),
+    Heads(GrownFew<Head, HEADS_MAX>),
     /// Asks for the changes of the receiver's inventory in an epoch after a sequence.
     Pull(Incarnation, u64),
     /// Answers it.
@@ -363,6 +381,37 @@ fn body<T: Serialize>(fields: &T) -> Vec<u8> {
 fn read<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, WireError> {
     // What is left over is from a later version.
     postcard::take_from_bytes(body).map(|(fields, _)| fields).map_err(|_| WireError::BadBody)
+}
+
+impl Grown for Head {
+    type More = u64;
+
+    fn more(&self) -> u64 {
+        self.bytes
+    }
+
+    fn grow(&mut self, bytes: u64) {
+        self.bytes = bytes;
+    }
+}
+
+/// What was appended to [`Member`]: the bytes of its head, its name, its port for clients.
+type MoreOfMember = (u64, FewBytes<NODE_NAME_MAX>, u16);
+
+impl Grown for Member {
+    type More = MoreOfMember;
+
+    fn more(&self) -> MoreOfMember {
+        (self.head.map_or(0, |head| head.bytes), self.name.clone(), self.client_port)
+    }
+
+    fn grow(&mut self, (bytes, name, client_port): MoreOfMember) {
+        if let Some(head) = &mut self.head {
+            head.bytes = bytes;
+        }
+        self.name = name;
+        self.client_port = client_port;
+    }
 }
 
 impl From<Shape> for Geometry {

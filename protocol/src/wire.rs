@@ -103,6 +103,12 @@ impl<T, const MAX: usize> Few<T, MAX> {
     }
 }
 
+impl<T, const MAX: usize> Default for Few<T, MAX> {
+    fn default() -> Self {
+        Self(Vec::new())
+    }
+}
+
 impl<T, const MAX: usize> Deref for Few<T, MAX> {
     type Target = [T];
 
@@ -168,8 +174,71 @@ impl<'de, T: Deserialize<'de>, const MAX: usize> Visitor<'de> for FewVisitor<T, 
     }
 }
 
-/// Bytes, at most `MAX`, copied as a whole.
+/// A field that was appended to a message after its first version: its default where an older sender says nothing of it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Later<T>(pub T);
+
+impl<T: Serialize> Serialize for Later<T> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        self.0.serialize(serializer)
+    }
+}
+
+impl<'de, T: Deserialize<'de> + Default> Deserialize<'de> for Later<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        // The end of the message looks like any other fault here, so all are taken for it.
+        Ok(Self(T::deserialize(deserializer).unwrap_or_default()))
+    }
+}
+
+/// An item of a list to which fields were appended after the first version; they are not among those that serde knows of.
+pub trait Grown {
+    /// What was appended.
+    type More: Default + Serialize;
+
+    /// The appended fields.
+    fn more(&self) -> Self::More;
+
+    /// Puts the appended fields in.
+    fn grow(&mut self, more: Self::More);
+}
+
+/// A list of at most `MAX` items that have [`Grown`]: first all of them as they once were, then what was appended to each. An older
+/// reader ignores the second list; where an older sender leaves it out, the fields keep their defaults.
 #[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GrownFew<T, const MAX: usize>(Few<T, MAX>);
+
+impl<T, const MAX: usize> GrownFew<T, MAX> {
+    /// The first `MAX` of the items.
+    pub fn of(items: impl IntoIterator<Item = T>) -> Self {
+        Self(Few::of(items))
+    }
+}
+
+impl<T, const MAX: usize> Deref for GrownFew<T, MAX> {
+    type Target = [T];
+
+    fn deref(&self) -> &[T] {
+        &self.0
+    }
+}
+
+impl<T: Grown + Serialize, const MAX: usize> Serialize for GrownFew<T, MAX> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        (&self.0, Few::<T::More, MAX>::of(self.iter().map(T::more))).serialize(serializer)
+    }
+}
+
+impl<'de, T: Grown<More: Deserialize<'de>> + Deserialize<'de>, const MAX: usize> Deserialize<'de> for GrownFew<T, MAX> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let (mut items, Later(more)) = <(Few<T, MAX>, Later<Few<T::More, MAX>>)>::deserialize(deserializer)?;
+        items.0.iter_mut().zip(more).for_each(|(item, more)| item.grow(more));
+        Ok(Self(items))
+    }
+}
+
+/// Bytes, at most `MAX`, copied as a whole.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct FewBytes<const MAX: usize>(Vec<u8>);
 
 impl<const MAX: usize> FewBytes<MAX> {

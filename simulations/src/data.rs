@@ -285,6 +285,7 @@ impl World {
             Source::Peer(peer) => {
                 world.reaches(node, peer)
                     && world.responds(peer)
+                    && world.disk_works(peer)
                     && !world.nodes[peer].liar
                     && world.data.readable(peer, key).is_some_and(|there| there > present)
             }
@@ -296,7 +297,7 @@ impl World {
             .iter()
             .filter(|(_, flight)| flight.ready_at <= now && flight.present < flight.size)
             .filter(|((node, key), flight)| {
-                self.responds(*node) && able(self, *node, flight.source, *key, flight.present)
+                self.responds(*node) && self.disk_works(*node) && able(self, *node, flight.source, *key, flight.present)
             })
             .map(|((node, key), flight)| (*node, *key, flight.source))
             .collect();
@@ -304,6 +305,7 @@ impl World {
             .filter(|place| {
                 let reader = &self.data.readers[*place];
                 self.responds(reader.node)
+                    && self.disk_works(reader.node)
                     && self.data.readable(reader.node, reader.key).is_some_and(|there| there > reader.got)
             })
             .collect();
@@ -470,7 +472,7 @@ impl World {
             let bytes: u64 =
                 self.data.stored_at(node).filter_map(|key| self.data.sizes.get(&key)).sum::<u64>().min(STORE);
             let load = if idle { 0 } else { (users * 8).min(255) as u8 };
-            self.feed(node, Input::Load { load, room: 255 - (bytes * 255 / STORE) as u8 });
+            self.feed(node, Input::Load { load, room: 255 - (bytes * 255 / STORE) as u8, bytes });
         }
     }
 }

@@ -42,6 +42,7 @@ pub const ALL: &[(&str, Scenario)] = &[
     ("rolling upgrade", rolling_upgrade),
     ("lies", lies),
     ("clock jumps", clock_jumps),
+    ("slow disk", slow_disk),
 ];
 
 const MB: u64 = 1 << 20;
@@ -388,6 +389,38 @@ pub fn clock_jumps(nodes: usize, seed: u64) -> Outcome {
         }
         story.world.run(Duration::from_secs(1));
     }
+    story.end()
+}
+
+/// One node in five has a disk that does nothing in every other second. Others have what it has, too.
+pub fn slow_disk(nodes: usize, seed: u64) -> Outcome {
+    let mut story = Story::started("slow disk", nodes, seed, Laws::default());
+    let keys: Vec<Key> = (0..20).map(key).collect();
+    let slow = (nodes / 5).max(1);
+    let any_sound = |rng: &mut Rng| slow + rng.below((nodes - slow) as u64) as usize;
+    (0..slow).for_each(|node| story.world.nodes[node].slow_disk = true);
+    for (number, wanted) in keys.iter().enumerate() {
+        story.world.publish(*wanted, MB);
+        story.world.put(number % slow, *wanted);
+        let other = any_sound(&mut story.rng);
+        story.world.put(other, *wanted);
+    }
+    story.world.run(Duration::from_secs(3));
+    for wanted in &keys {
+        for _ in 0..3 {
+            let node = any_sound(&mut story.rng);
+            story.world.request(node, *wanted);
+        }
+        story.world.run(Duration::from_millis(300));
+    }
+    story.expect("end of downloads", LIMIT, |world| world.data.is_quiet());
+    let slowest = story.world.data.waits.iter().max().copied().unwrap_or(0) as f64 / 1e6;
+    story.figure("slowest client s", slowest);
+    story.fetches_per_object();
+    if !story.world.data.upstream_fetches.is_empty() {
+        story.outcome.wrongs.push("what a sound node had was fetched from upstream".into());
+    }
+    (0..slow).for_each(|node| story.world.nodes[node].slow_disk = false);
     story.end()
 }
 

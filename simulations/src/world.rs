@@ -77,6 +77,8 @@ pub struct Node {
     pub duplicates: u64,
     /// It lies: see [`crate::data`].
     pub liar: bool,
+    /// Its disk does nothing in every other second.
+    pub slow_disk: bool,
 }
 
 struct Connection {
@@ -136,7 +138,7 @@ impl World {
             id: NodeId::of_public_key(&[seed.to_le_bytes(), (number as u64).to_le_bytes()].concat()),
             cluster: None,
             clock: rng.below(1 << 40),
-            lives: 1_000_000 + rng.below(1000),
+            lives: (1 << 40) + rng.below(1000),
             started: 0,
             island: 0,
             frozen_until: 0,
@@ -148,6 +150,7 @@ impl World {
             complaints: Vec::new(),
             duplicates: 0,
             liar: false,
+            slow_disk: false,
         };
         let nodes: Vec<Node> = (0..count).map(node).collect();
         let indices = nodes.iter().enumerate().map(|(number, node)| (node.id, number)).collect();
@@ -199,8 +202,14 @@ impl World {
 
     /// Starts a node whose wall clock has gone back since its last life.
     pub fn start_in_the_past(&mut self, number: usize) {
-        self.nodes[number].lives -= 50_000;
+        self.jump_wall_clock(number, -50_000);
         self.start(number);
+    }
+
+    /// A node's wall clock jumps by so many milliseconds, which it notices when it next starts.
+    pub fn jump_wall_clock(&mut self, number: usize, millis: i64) {
+        let node = &mut self.nodes[number];
+        node.lives = node.lives.saturating_add_signed(millis);
     }
 
     /// Every node is told of all the others' addresses, as by mDNS.
@@ -262,6 +271,11 @@ impl World {
     /// Whether a node runs and is not frozen.
     pub fn responds(&self, number: usize) -> bool {
         self.nodes[number].cluster.is_some() && self.nodes[number].frozen_until <= self.now
+    }
+
+    /// Whether a node's disk reads and writes now.
+    pub fn disk_works(&self, number: usize) -> bool {
+        !self.nodes[number].slow_disk || (self.now / SECOND).is_multiple_of(2)
     }
 
     /// Whether a node has run, and been awake, for so long.

@@ -244,6 +244,48 @@ fn two_nodes_with_one_key_are_told_so() {
 }
 
 #[test]
+fn two_nodes_with_one_key_notice_it_without_a_third() {
+    for (seed, by_seed) in [(21, true), (22, false)] {
+        let mut world = World::new(Laws::default(), 2, seed);
+        world.clone_identity(0, 1);
+        if by_seed {
+            world.configure(1, |config| config.seeds = vec![imirror_simulations::world::address(0)]);
+        }
+        (0..2).for_each(|node| world.start(node));
+        if !by_seed {
+            world.announce(0);
+        }
+        world.run(seconds(30));
+        assert_eq!(
+            (world.nodes[0].duplicates, world.nodes[1].duplicates),
+            (1, 1),
+            "each is told, and not at every turn"
+        );
+        assert!(world.nodes[0].sent < 20_000, "{} bytes", world.nodes[0].sent);
+        world.run(seconds(90));
+        assert!(world.nodes[0].duplicates > 1, "while it lasts it is said again");
+    }
+}
+
+#[test]
+fn a_node_that_meets_itself_is_no_double() {
+    let mut world = World::new(Laws::default(), 1, 23);
+    let own = imirror_simulations::world::address(0);
+    // Its own address, as others see it, is not among those that it knows.
+    world.configure(0, |config| {
+        config.addresses = vec![];
+        config.seeds = vec![own];
+    });
+    world.start(0);
+    world.run(seconds(60));
+    assert!(world.nodes[0].sent > 0, "it has met itself");
+    assert_eq!(world.nodes[0].duplicates, 0);
+    let sent = world.nodes[0].sent;
+    world.run(seconds(600));
+    assert_eq!(world.nodes[0].sent, sent, "and leaves it at that");
+}
+
+#[test]
 fn a_node_whose_wall_clock_went_back_is_a_member_all_the_same() {
     let mut world = site(3, 13);
     world.publish(KEY, MB);
@@ -255,6 +297,34 @@ fn a_node_whose_wall_clock_went_back_is_a_member_all_the_same() {
     world.announce(1);
     let agree = |world: &World| members_agree(world) && inventories_agree(world) && holders_known(world, KEY);
     world.run_until(seconds(10), agree).expect("joined");
+    assert_safe(&world);
+}
+
+#[test]
+fn clocks_a_day_off_are_no_trouble() {
+    const DAY: i64 = 86_400_000;
+    let mut world = site(3, 24);
+    world.publish(KEY, MB);
+    world.put(1, KEY);
+    let agree = |world: &World| members_agree(world) && inventories_agree(world) && holders_known(world, KEY);
+    world.run_until(seconds(10), agree).expect("known");
+    // A day back, right again, a day ahead, right again.
+    for jump in [-DAY, DAY, DAY, -DAY] {
+        world.crash(1);
+        world.run(seconds(1));
+        world.jump_wall_clock(1, jump);
+        world.start(1);
+        world.announce(1);
+        world.run_until(seconds(10), agree).expect("joined");
+        assert!(world.nodes.iter().all(|node| node.duplicates == 0), "{jump}");
+    }
+    // What a suspended machine sees when it wakes up.
+    world.jump_clock(2, DAY as u64 * 1000);
+    world.run_until(seconds(10), agree).expect("it jumped");
+    world.request(0, KEY);
+    world.request(2, KEY);
+    world.run_until(seconds(10), |world| world.data.is_quiet()).expect("served");
+    assert!(world.data.upstream_fetches.is_empty());
     assert_safe(&world);
 }
 

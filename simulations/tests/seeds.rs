@@ -3,7 +3,7 @@
 
 use imirror_simulations::scenarios::{
     Outcome, Scenario, churn, clock_jumps, cold_start, cold_start_by_one_address, lies, release, rolling_upgrade,
-    split_and_heal,
+    slow_disk, split_and_heal,
 };
 
 /// Sites of three to eight nodes.
@@ -63,6 +63,14 @@ fn upgrades() {
 #[test]
 fn liars() {
     all_well(lies, 0..50);
+}
+
+#[test]
+fn slow_disks() {
+    for outcome in all_well(slow_disk, 0..50) {
+        // As long as the disk does nothing, or until another is asked, and the transfer.
+        at_most(&outcome, "slowest client s", 0.5);
+    }
 }
 
 #[test]

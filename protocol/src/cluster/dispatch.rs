@@ -13,6 +13,9 @@ const BYTES_PER_COST: usize = 512;
 
 impl Cluster {
     pub(super) fn receive(&mut self, from: NodeId, bytes: &[u8]) {
+        if from == self.own {
+            return self.heard_own_key(bytes);
+        }
         if !self.peers.is_connected(from) {
             return;
         }

@@ -31,7 +31,8 @@ pub enum Input {
     /// A connection is up and the peer's certificate has said who it is. Messages go on the latest connection with a peer that has
     /// not been asked to be closed.
     Connected {
-        /// With whom. With this node itself, too: the state machine says what to do about it.
+        /// With whom. With this node itself, too, or with one that has a copy of its key: frames to and from this node's own id go
+        /// over such a connection as over any other, and tell which of the two it is.
         peer: NodeId,
         /// The driver's number.
         connection: ConnectionId,
@@ -63,12 +64,15 @@ pub enum Input {
     Stored(Key),
     /// The store no longer has it.
     Removed(Key),
-    /// How busy this node is (0 idle, 255 overloaded) and how much of its store is free or easily freed (0 none, 255 all).
+    /// How busy this node is (0 idle, 255 overloaded), how much of its store is free or easily freed (0 none, 255 all), and the bytes
+    /// of the objects in it.
     Load {
         /// Busy.
         load: u8,
         /// Free.
         room: u8,
+        /// Stored.
+        bytes: u64,
     },
     /// A client asked for this: counted for popularity, nothing else.
     Requested(Key),

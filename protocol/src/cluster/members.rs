@@ -5,13 +5,14 @@ use core::net::{IpAddr, SocketAddr};
 use core::time::Duration;
 
 use super::peers::Verdict;
+use super::profile::Profile;
 use super::{Cluster, ConnectionId, RETHINK};
 use crate::identity::{Incarnation, NodeId};
 use crate::membership::{Belief, Contact, Event};
-use crate::message::{ADDRESSES_MAX, Hello, MEMBERS_MAX, Member, Message, State};
+use crate::message::{ADDRESSES_MAX, Hello, MEMBERS_SENT, Member, Message, State};
 use crate::output::{Output, Why};
 use crate::popularity::{Counter, REQUEST};
-use crate::wire::{Few, FewBytes};
+use crate::wire::{Few, FewBytes, GrownFew, Later};
 
 /// Between two of this node's comparisons of member lists with somebody.
 const COMPARE_EVERY: u64 = 10;
@@ -38,8 +39,7 @@ impl Cluster {
         let now = self.now;
         self.dial_at = now;
         if peer == self.own {
-            address.filter(|_| dialled).into_iter().for_each(|address| self.dialling.is_own(address));
-            self.out.push(Output::Disconnect { peer, connection, why: Why::Myself });
+            self.met_own_key(connection, address.filter(|_| dialled));
             return;
         }
         match address {
@@ -104,7 +104,7 @@ impl Cluster {
         }
     }
 
-    fn say_hello(&mut self, peer: NodeId) {
+    pub(super) fn say_hello(&mut self, peer: NodeId) {
         let hello = Hello {
             version: *self.config.speaks.end(),
             oldest: *self.config.speaks.start(),
@@ -112,6 +112,8 @@ impl Cluster {
             addresses: Few::of(self.config.addresses.iter().copied()),
             yours: self.membership.incarnation_of(peer).unwrap_or_default(),
             members: self.membership.sum(),
+            name: Later(self.own_profile().wire_name()),
+            client_port: Later(self.config.client_port),
         };
         self.send(peer, Message::Hello(hello));
     }
@@ -125,6 +127,7 @@ impl Cluster {
             self.dialling.postpone(from, until);
             return;
         }
+        self.profiles.insert(from, Profile::told(&hello.name.0, hello.client_port.0));
         if hello.yours > self.membership.own().incarnation {
             self.usurped(hello.yours);
         }
@@ -215,6 +218,12 @@ impl Cluster {
         let events = self.membership.believe(self.now, beliefs, false);
         self.digest(events);
         members.iter().filter_map(|member| member.head).for_each(|head| self.heard(from, head));
+        for member in members {
+            // What a node says of itself counts for more, and of strangers nothing is kept.
+            if self.is_live(member.node) && !self.peers.is_greeted(member.node) {
+                self.profiles.insert(member.node, Profile::told(&member.name, member.client_port));
+            }
+        }
     }
 
     fn send_list(&mut self, to: NodeId) {
@@ -228,9 +237,9 @@ impl Cluster {
             return;
         }
         self.lists = self.lists.saturating_sub(bytes);
-        for some in beliefs.chunks(MEMBERS_MAX) {
+        for some in beliefs.chunks(MEMBERS_SENT) {
             let members: Vec<Member> = some.iter().map(|belief| self.member(belief)).collect();
-            self.send(to, Message::Members(Few::of(members)));
+            self.send(to, Message::Members(GrownFew::of(members)));
         }
     }
 
@@ -250,6 +259,8 @@ impl Cluster {
             }
         });
         let head = if node == self.own { Some(self.head) } else { self.heads.of(node).copied() };
+        let profile = if node == self.own { Some(self.own_profile()) } else { self.profiles.get(&node).cloned() };
+        let profile = profile.unwrap_or_default();
         Member {
             node,
             incarnation,
@@ -257,6 +268,8 @@ impl Cluster {
             state: belief.state,
             addresses: Few::of(addresses),
             head,
+            name: profile.wire_name(),
+            client_port: profile.client_port,
         }
     }
 
@@ -316,7 +329,8 @@ impl Cluster {
         let Some(belief) = self.membership.beliefs().find(|belief| belief.contact.node == node) else {
             return;
         };
-        let news = Message::Members(Few::of([Member { addresses: Few::of([]), head: None, ..self.member(&belief) }]));
+        let news =
+            Message::Members(GrownFew::of([Member { addresses: Few::of([]), head: None, ..self.member(&belief) }]));
         for peer in self.peers.greeted().filter(|peer| *peer != node).collect::<Vec<_>>() {
             self.send(peer, news.clone());
         }
@@ -342,6 +356,10 @@ impl Cluster {
         let events = self.membership.leave(self.now);
         self.digest(events);
         self.left = true;
+    }
+
+    pub(super) fn own_profile(&self) -> Profile {
+        Profile::told(self.config.name.as_bytes(), self.config.client_port)
     }
 
     pub(super) fn is_live(&self, node: NodeId) -> bool {
@@ -409,6 +427,7 @@ impl Cluster {
         self.mirrors.forget(node);
         self.health.forget(self.now, node);
         self.tops.remove(&node);
+        self.profiles.remove(&node);
     }
 }
 

@@ -9,7 +9,7 @@ use crate::identity::{Key, NodeId};
 use crate::message::{Demand, Head, Message, NAME_MAX, NameDemand, TOPS_MAX, Tops};
 use crate::output::Output;
 use crate::popularity::REQUEST;
-use crate::wire::{Few, FewBytes};
+use crate::wire::{Few, FewBytes, GrownFew};
 
 /// Between two heads of this node.
 const HEAD_EVERY: Duration = Duration::from_millis(200);
@@ -19,6 +19,8 @@ const DIRECT_EVERY: usize = 30;
 const TOPS_EVERY: usize = 60;
 /// Load and room are told when they have changed by so much.
 const LOAD_STEP: u8 = 16;
+/// The bytes stored are told by themselves when they have changed by such a part.
+const BYTES_STEP: u64 = 64;
 
 impl Cluster {
     /// The store has a key, or no longer.
@@ -28,10 +30,12 @@ impl Cluster {
         }
     }
 
-    pub(super) fn loaded(&mut self, load: u8, room: u8) {
+    pub(super) fn loaded(&mut self, load: u8, room: u8, bytes: u64) {
         let moved = |before: u8, now: u8| before.abs_diff(now) >= LOAD_STEP || (before == 0) != (now == 0);
-        if moved(self.head.load, load) || moved(self.head.room, room) {
-            (self.head.load, self.head.room) = (load, room);
+        // What people read of it may be a little old.
+        let grown = self.head.bytes.abs_diff(bytes) > self.head.bytes / BYTES_STEP;
+        if moved(self.head.load, load) || moved(self.head.room, room) || grown {
+            (self.head.load, self.head.room, self.head.bytes) = (load, room, bytes);
             self.news();
         }
     }
@@ -70,7 +74,7 @@ impl Cluster {
 
     /// To one who may know nothing of this node yet.
     pub(super) fn tell_own_head(&mut self, peer: NodeId) {
-        self.send(peer, Message::Heads(Few::of([self.head])));
+        self.send(peer, Message::Heads(GrownFew::of([self.head])));
     }
 
     /// Somebody has a head of somebody.

@@ -9,6 +9,7 @@ use core::time::Duration;
 use super::Cluster;
 use crate::health::Plan;
 use crate::identity::{Incarnation, Key, NodeId, affinity};
+use crate::membership::Contact;
 use crate::message::Head;
 use crate::popularity::REQUEST;
 use crate::rendezvous::home;
@@ -40,8 +41,12 @@ pub struct Status {
 pub struct MemberStatus {
     /// Who.
     pub node: NodeId,
+    /// What people call it; empty when it has not said.
+    pub name: String,
     /// Where it says it can be reached.
     pub address: Option<SocketAddr>,
+    /// Where it serves clients.
+    pub client_address: Option<SocketAddr>,
     /// Whether there is a connection on which it has said hello.
     pub connected: bool,
     /// What it last told of itself.
@@ -92,15 +97,16 @@ impl Cluster {
         self.membership.live().keys().copied().filter(|peer| self.peers.is_greeted(*peer))
     }
 
-    /// For lists handed to clients: live nodes that don't leave, this one too, the least loaded first; with the address that each
-    /// tells of itself. Of nodes about equally loaded each `client`, any number that tells clients apart, gets others first.
+    /// For lists handed to clients: live nodes that don't leave, this one too, the least loaded first; with the address at which
+    /// each serves clients. Of nodes about equally loaded each `client`, any number that tells clients apart, gets others first.
     pub fn nodes_by_load(&self, client: u64) -> Vec<(NodeId, Option<SocketAddr>)> {
         let stays = |node: NodeId| self.heads.of(node).is_none_or(|head| !head.draining);
         let others =
             self.membership.live().values().filter(|contact| self.is_usable(contact.node) && stays(contact.node));
-        let own = (self.head.load, self.own, self.config.addresses.first().copied());
+        let own_address = self.config.addresses.first().map(|address| self.own_profile().client_address(*address));
+        let own = (self.head.load, self.own, own_address);
         let mut ranked: Vec<_> = others
-            .map(|contact| (self.load_of(contact.node), contact.node, contact.address))
+            .map(|contact| (self.load_of(contact.node), contact.node, self.client_address(contact)))
             .chain((!self.draining()).then_some(own))
             .collect();
         let order = |node: NodeId| affinity(node, Key(u128::from(client).to_le_bytes()));
@@ -138,9 +144,11 @@ impl Cluster {
 
     /// The site as this node sees it.
     pub fn status(&self) -> Status {
-        let member = |contact: &crate::membership::Contact| MemberStatus {
+        let member = |contact: &Contact| MemberStatus {
             node: contact.node,
+            name: self.profiles.get(&contact.node).map_or_else(String::new, |profile| profile.name.clone()),
             address: contact.address,
+            client_address: self.client_address(contact),
             connected: self.peers.is_greeted(contact.node),
             head: self.heads.of(contact.node).copied(),
             current: self.mirrors.is_current(contact.node),
@@ -169,6 +177,11 @@ impl Cluster {
 
     fn is_usable(&self, peer: NodeId) -> bool {
         self.is_live(peer) && self.peers.is_greeted(peer)
+    }
+
+    fn client_address(&self, contact: &Contact) -> Option<SocketAddr> {
+        let address = contact.address?;
+        Some(self.profiles.get(&contact.node).map_or(address, |profile| profile.client_address(address)))
     }
 
     fn load_of(&self, peer: NodeId) -> u8 {

@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::message::Hello;
 use crate::output::Why;
-use crate::wire::Few;
+use crate::wire::{Few, FewBytes, GrownFew, Later};
 
 const PEER: NodeId = NodeId([9; 16]);
 const KEY: Key = Key([3; 16]);
@@ -33,9 +33,11 @@ fn met() -> Cluster {
         version: VERSION,
         oldest: VERSION_OLDEST,
         incarnation: Incarnation(7),
-        addresses: Few::of([]),
+        addresses: Few::of(["192.0.2.9:3142".parse().unwrap()]),
         yours: Incarnation(0),
         members: 0,
+        name: Later(FewBytes::of(b"lab9")),
+        client_port: Later(8080),
     };
     cluster.handle(at(2), Input::Received { from: PEER, bytes: Message::Hello(hello).encode() });
     outputs(&mut cluster);
@@ -51,6 +53,30 @@ fn a_lone_node_waits_for_nobody() {
     assert!(outputs.contains(&Output::Granted { key: KEY, shared: true }));
     assert!(outputs.contains(&Output::AskUpstream(KEY)));
     assert!(cluster.plan(KEY).sources.is_empty());
+}
+
+#[test]
+fn what_people_want_to_know_of_a_node_is_known() {
+    let mut cluster = met();
+    let head = Head {
+        node: PEER,
+        epoch: Incarnation(7),
+        beat: 1,
+        sequence: 3,
+        count: 3,
+        load: 0,
+        room: 9,
+        draining: false,
+        bytes: 7 << 30,
+    };
+    cluster.handle(at(3), Input::Received { from: PEER, bytes: Message::Heads(GrownFew::of([head])).encode() });
+    let clients = Some("192.0.2.9:8080".parse().unwrap());
+    let status = cluster.status();
+    let member = &status.members[0];
+    assert_eq!((member.name.as_str(), member.client_address), ("lab9", clients));
+    assert_eq!(member.address, Some("192.0.2.9:3142".parse().unwrap()));
+    assert_eq!(member.head.map(|head| head.bytes), Some(7 << 30));
+    assert!(cluster.nodes_by_load(1).contains(&(PEER, clients)));
 }
 
 #[test]
@@ -81,6 +107,8 @@ fn an_address_where_it_meets_itself_is_not_dialled_again() {
     assert_eq!(outputs(&mut cluster), [Output::Dial(address)]);
     let (peer, connection) = (cluster.own(), ConnectionId(1));
     cluster.handle(at(1), Input::Connected { peer, connection, address: Some(address), dialled: true });
+    let [Output::Send { frame, .. }] = &outputs(&mut cluster)[..] else { panic!("it says hello") };
+    cluster.handle(at(1), Input::Received { from: peer, bytes: frame.clone() });
     assert_eq!(outputs(&mut cluster), [Output::Disconnect { peer, connection, why: Why::Myself }]);
     cluster.handle(at(2), Input::Discovered { address, peer: None });
     cluster.handle(at(60_000), Input::Tick);

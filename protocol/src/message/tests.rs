@@ -12,8 +12,17 @@ use crate::wire::{BODY_MAX, DATAGRAM_MAX};
 const NODE: NodeId = NodeId(*b"node of examples");
 const OTHER: NodeId = NodeId(*b"another example!");
 const KEY: Key = Key(*b"key for examples");
-const HEAD: Head =
-    Head { node: NODE, epoch: Incarnation(300), beat: 2, sequence: 5, count: 4, load: 6, room: 7, draining: true };
+const HEAD: Head = Head {
+    node: NODE,
+    epoch: Incarnation(300),
+    beat: 2,
+    sequence: 5,
+    count: 4,
+    load: 6,
+    room: 7,
+    draining: true,
+    bytes: 500,
+};
 
 fn addresses() -> Few<SocketAddr, ADDRESSES_MAX> {
     Few::of(["192.0.2.1:3142", "[2001:db8::1]:3142"].map(|address| address.parse().unwrap()))
@@ -28,6 +37,8 @@ fn examples() -> Vec<Message> {
         state: State::Suspect,
         addresses: addresses(),
         head: Some(HEAD),
+        name: FewBytes::of(b"lab1"),
+        client_port: 3142,
     };
     let page = PageAnswer {
         epoch: Incarnation(300),
@@ -46,10 +57,12 @@ fn examples() -> Vec<Message> {
             addresses: addresses(),
             yours: Incarnation(8),
             members: 77,
+            name: Later(FewBytes::of(b"lab1")),
+            client_port: Later(3142),
         }),
         Message::Swim(FewBytes::of(b"swim")),
-        Message::Members(Few::of([member])),
-        Message::Heads(Few::of([HEAD])),
+        Message::Members(GrownFew::of([member])),
+        Message::Heads(GrownFew::of([HEAD])),
         Message::Pull(Incarnation(300), 5),
         Message::Delta(Delta {
             epoch: Incarnation(300),
@@ -98,6 +111,39 @@ fn the_bytes_of_every_kind_are_for_ever() {
     assert_eq!(now, golden, "nodes of other versions would not understand this");
 }
 
+/// What nodes of before send, to whom nothing was appended yet.
+#[test]
+fn the_bytes_of_before_are_still_understood() {
+    let bare = Head { bytes: 0, ..HEAD };
+    let expected: Vec<Message> =
+        examples()
+            .into_iter()
+            .filter_map(|message| match message {
+                Message::Hello(hello) => {
+                    Some(Message::Hello(Hello { name: Later::default(), client_port: Later(0), ..hello }))
+                }
+                Message::Members(members) => Some(Message::Members(GrownFew::of(members.iter().map(|member| {
+                    Member { head: Some(bare), name: FewBytes::default(), client_port: 0, ..member.clone() }
+                })))),
+                Message::Heads(_) => Some(Message::Heads(GrownFew::of([bare]))),
+                _ => None,
+            })
+            .collect();
+    let unspelled = |line: &str| {
+        let node: String = NODE.0.iter().map(|byte| format!("{byte:02x}")).collect();
+        let hex = line.replace("<node>", &node);
+        (0..hex.len()).step_by(2).map(|at| u8::from_str_radix(&hex[at..at + 2], 16).unwrap()).collect::<Vec<u8>>()
+    };
+    let golden: Vec<Vec<u8>> = include_str!("golden_before.txt").lines().map(unspelled).collect();
+    assert_eq!(golden.len(), expected.len());
+    for (bytes, message) in golden.iter().zip(expected) {
+        assert_eq!(Message::decode(bytes), Ok((Some(message.clone()), &[][..])));
+        // And who sent them understands what is sent now: the fields of before come first.
+        let (now, before) = (message.encode(), split(bytes).unwrap().1);
+        assert_eq!(&split(&now).unwrap().1[..before.len()], before);
+    }
+}
+
 #[test]
 fn every_kind_is_read_back_and_has_an_example() {
     let examples = examples();
@@ -134,6 +180,7 @@ fn the_longest_of_each_kind_fits_its_bound() {
         load: 255,
         room: 255,
         draining: true,
+        bytes: u64::MAX,
     };
     let member = Member {
         node: NODE,
@@ -142,6 +189,8 @@ fn the_longest_of_each_kind_fits_its_bound() {
         state: State::Down,
         addresses: Few::of([v6; 4]),
         head: Some(head),
+        name: FewBytes::of(&[b'n'; NODE_NAME_MAX]),
+        client_port: u16::MAX,
     };
     let page = PageAnswer {
         epoch: Incarnation::MAX,
@@ -161,12 +210,20 @@ fn the_longest_of_each_kind_fits_its_bound() {
             addresses: Few::of([v6; 4]),
             yours: Incarnation::MAX,
             members: u64::MAX,
+            name: Later(FewBytes::of(&[b'n'; NODE_NAME_MAX])),
+            client_port: Later(u16::MAX),
         }),
         Message::Swim(FewBytes::of(&[255; SWIM_MAX])),
-        Message::Members(Few::of(vec![member; MEMBERS_MAX])),
+        Message::Members(GrownFew::of(vec![member; MEMBERS_SENT])),
         // Epochs are milliseconds of the wall clock; datagrams are made for such, not for the greatest there can be.
-        Message::Heads(Few::of(vec![
-            Head { epoch: Incarnation(1 << 42), count: 1 << 24, sequence: 1 << 40, ..head };
+        Message::Heads(GrownFew::of(vec![
+            Head {
+                epoch: Incarnation(1 << 42),
+                count: 1 << 24,
+                sequence: 1 << 40,
+                bytes: 1 << 48,
+                ..head
+            };
             HEADS_MAX
         ])),
         Message::Delta(Delta {
