@@ -1,4 +1,7 @@
 //! The other nodes of the site. Contains no rule: what is decided is decided by `imirror_protocol`.
 
+mod endpoint;
 pub mod identity;
+mod links;
+pub mod site;
 pub mod transfer;
