@@ -1,6 +1,5 @@
 //! The QUIC endpoint of this node: one UDP socket for connections in both directions.
 
-use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -81,17 +80,4 @@ pub(super) fn canonical(address: SocketAddr) -> SocketAddr {
         }
         _ => address,
     }
-}
-
-/// Where others reach this node, best first: of an endpoint on all addresses those of the machine's interfaces.
-pub(super) fn reachable_at(listen: SocketAddr) -> io::Result<Vec<SocketAddr>> {
-    if !listen.ip().is_unspecified() {
-        return Ok(vec![listen]);
-    }
-    let mut addresses = net::interface_addresses()?;
-    addresses.retain(|address| listen.is_ipv6() || address.is_ipv4());
-    // By the way out of the machine the others most probably reach it, too.
-    let main = net::own_address();
-    addresses.sort_by_key(|address| (Some(*address) != main, address.is_ipv6()));
-    Ok(addresses.into_iter().map(|address| SocketAddr::new(address, listen.port())).collect())
 }

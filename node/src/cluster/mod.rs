@@ -1,5 +1,6 @@
 //! The other nodes of the site. Contains no rule: what is decided is decided by `imirror_protocol`.
 
+pub mod discovery;
 mod endpoint;
 pub mod identity;
 mod links;

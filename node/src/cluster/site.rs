@@ -14,7 +14,9 @@ use imirror_protocol::{
 };
 use quinn::Endpoint;
 use tokio::sync::{Notify, Semaphore, mpsc, oneshot, watch};
+use tokio::time::MissedTickBehavior;
 
+use super::discovery::{Announcement, Candidate, Discovery, Wanted};
 use super::endpoint::{self, canonical};
 use super::identity::Identity;
 use super::links::{self, Event, Link, Newcomer, PeerStream};
@@ -37,7 +39,7 @@ const CLAIM_PATIENCE_YOUNG: Duration = Duration::from_millis(1_300);
 /// As [`CLAIM_PATIENCE`], for [`Input::Confirm`], within which somebody else asks upstream.
 const CONFIRM_PATIENCE: Duration = Duration::from_millis(5_300);
 
-/// How often the node looks at its own load and addresses.
+/// How often the node looks how it does.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// Requests of clients that wait to be counted; further ones are not.
@@ -110,7 +112,8 @@ pub struct Site(Arc<Inner>);
 
 struct Inner {
     own: NodeId,
-    profile: Profile,
+    announcement: Announcement,
+    discovery: Mutex<Option<Discovery>>,
     /// `None`: no UDP, and so no peers.
     endpoint: Option<Endpoint>,
     origin: tokio::time::Instant,
@@ -159,11 +162,9 @@ impl Site {
         let endpoint = endpoint::open(identity, profile.listen)
             .inspect_err(|error| tracing::error!("{error:#}; this node serves clients, and is alone"))
             .ok();
-        let addresses = endpoint::reachable_at(profile.listen).unwrap_or_default();
         let config = Config {
             name: profile.name.clone(),
             client_port: profile.listen.port(),
-            addresses,
             copies_max: profile.copies_max,
             ..Config::default()
         };
@@ -181,7 +182,13 @@ impl Site {
         };
         Self(Arc::new(Inner {
             own: identity.node,
-            profile,
+            announcement: Announcement {
+                node: identity.node,
+                site: identity.site,
+                listen: profile.listen,
+                client_port: Some(profile.listen.port()),
+            },
+            discovery: Mutex::default(),
             endpoint,
             origin: tokio::time::Instant::now(),
             state: Mutex::new(state),
@@ -200,13 +207,15 @@ impl Site {
     }
 
     /// Begins to talk with others, and lets them in.
-    pub fn start(&self, host: Arc<dyn Host>) {
+    pub fn start(&self, host: Arc<dyn Host>, wanted: Wanted) {
         let errands = self.0.waiting_errands.lock().unwrap_or_else(PoisonError::into_inner).take();
         let Some(errands) = errands else { return };
         let _ = self.0.host.set(host.clone());
         tasks::spawn("site", self.clone().drive(errands, host.clone()));
-        tasks::spawn("look at this node", self.clone().keep_looking(host.clone()));
         if let Some(endpoint) = self.0.endpoint.clone() {
+            let (discovery, candidates) = Discovery::start(self.0.announcement, wanted);
+            tasks::spawn("look around", self.clone().look_around(host, discovery.addresses(), candidates));
+            *self.0.discovery() = Some(discovery);
             tasks::spawn("peers", self.clone().accept(endpoint));
         }
     }
@@ -243,11 +252,6 @@ impl Site {
     /// Is there nobody else? Then nothing of the site needs asking.
     pub fn is_alone(&self) -> bool {
         self.0.alone.load(Ordering::Relaxed)
-    }
-
-    /// Somebody may be reached there.
-    pub fn discovered(&self, address: SocketAddr, peer: Option<NodeId>) {
-        self.0.tell(Input::Discovered { address, peer });
     }
 
     /// Whom to ask for a key, best first.
@@ -339,7 +343,11 @@ impl Site {
 
     /// Says good-bye to all, and ends all connections.
     pub async fn leave(&self) {
+        let discovery = self.0.discovery().take();
         self.0.tell(Input::Leave);
+        if let Some(discovery) = discovery {
+            discovery.leave().await;
+        }
         if let Some(endpoint) = &self.0.endpoint {
             // The good-byes are sent before the connections end.
             tokio::time::sleep(Duration::from_millis(50)).await;
@@ -463,21 +471,43 @@ impl Site {
         }
     }
 
-    /// Tells the state machine how this node does and where it is, as long as the node runs.
-    async fn keep_looking(self, host: Arc<dyn Host>) {
-        let mut known = endpoint::reachable_at(self.0.profile.listen).unwrap_or_default();
+    /// Tells the state machine how this node does, where it is, and where others may be; as long as the node runs.
+    async fn look_around(
+        self,
+        host: Arc<dyn Host>,
+        mut addresses: watch::Receiver<Vec<SocketAddr>>,
+        mut candidates: mpsc::Receiver<Candidate>,
+    ) {
+        addresses.mark_changed();
         let mut ticks = tokio::time::interval(LOOK_EVERY);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
-            ticks.tick().await;
-            let Load { load, room, bytes } = host.load();
-            self.0.tell(Input::Load { load, room, bytes });
-            if let Ok(addresses) = endpoint::reachable_at(self.0.profile.listen)
-                && addresses != known
-            {
-                tracing::info!(?addresses, "this node can be reached elsewhere now");
-                known.clone_from(&addresses);
-                self.0.tell(Input::Addresses(addresses));
+            tokio::select! {
+                _ = ticks.tick() => {
+                    let Load { load, room, bytes } = host.load();
+                    self.0.tell(Input::Load { load, room, bytes });
+                    self.remember();
+                }
+                Ok(()) = addresses.changed() => {
+                    let addresses = addresses.borrow_and_update().clone();
+                    tracing::info!(?addresses, "others reach this node at");
+                    self.0.tell(Input::Addresses(addresses));
+                }
+                Some(Candidate { address, peer, .. }) = candidates.recv() => {
+                    self.0.tell(Input::Discovered { address, peer });
+                }
+                else => return,
             }
+        }
+    }
+
+    /// Where the others answer now is where they are looked for after the next start.
+    fn remember(&self) {
+        let members = self.0.state().cluster.status().members;
+        let good: Vec<_> =
+            members.iter().filter(|member| member.connected).filter_map(|member| member.address).collect();
+        if let Some(discovery) = self.0.discovery().as_ref().filter(|_| !good.is_empty()) {
+            discovery.remember(&good);
         }
     }
 }
@@ -485,6 +515,10 @@ impl Site {
 impl Inner {
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn discovery(&self) -> MutexGuard<'_, Option<Discovery>> {
+        self.discovery.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn now(&self) -> Instant {

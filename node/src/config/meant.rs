@@ -65,7 +65,9 @@ impl Reader<'_> {
     }
 
     fn site(&mut self, token: Option<Secret>) -> Result<Site, Wrong> {
-        Ok(Site { token, mdns: self.flag("site.mdns"), seeds: self.texts("site.seeds") })
+        let right = "another node's host and port such as \"lab2.example.org:3142\" or \"[2001:db8::2]:3142\"";
+        let seeds = self.read_each("site.seeds", |text| units::seed(text).map(|_| text.to_owned()), right)?;
+        Ok(Site { token, mdns: self.flag("site.mdns"), seeds })
     }
 
     fn clients(&mut self) -> Result<Clients, Wrong> {

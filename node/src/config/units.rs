@@ -161,6 +161,18 @@ fn percent_decoded(text: &str) -> String {
     String::from_utf8(bytes).unwrap_or_else(|_| text.to_owned())
 }
 
+/// `HOST:PORT` of a node; an IPv6 address stands in brackets and may have a zone, as in `[fe80::1%eth0]:3142`.
+pub fn seed(text: &str) -> Option<(String, u16)> {
+    let zoned = text.strip_prefix('[').and_then(|rest| rest.split_once("]:")).and_then(|(host, port)| {
+        let (address, zone) = host.split_once('%')?;
+        Some((address, zone, port))
+    });
+    let Some((address, zone, port)) = zoned else { return host_and_port(text) };
+    let legal = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_');
+    let (_, port) = host_and_port(&format!("[{address}]:{port}"))?;
+    (!zone.is_empty() && zone.bytes().all(legal)).then(|| (format!("{address}%{zone}"), port))
+}
+
 /// `HOST:PORT`, an IPv6 host in brackets.
 fn host_and_port(text: &str) -> Option<(String, u16)> {
     let (host, port) = text.rsplit_once(':')?;
@@ -190,6 +202,30 @@ pub fn http_url(text: &str) -> Option<String> {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    #[test]
+    fn seeds() {
+        for (text, seed) in [
+            ("lab2.example.org:3142", Some("lab2.example.org 3142")),
+            ("192.0.2.2:1", Some("192.0.2.2 1")),
+            ("[2001:db8::2]:3142", Some("2001:db8::2 3142")),
+            ("[fe80::2%eth0]:3142", Some("fe80::2%eth0 3142")),
+            ("[fe80::2%]:3142", None),
+            ("[fe80::2%e/0]:3142", None),
+            ("[lab2%eth0]:3142", None),
+            ("lab2", None),
+            ("lab2:0", None),
+            ("lab2:65536", None),
+            (":3142", None),
+            ("http://lab2:3142", None),
+        ] {
+            assert_eq!(seed_shown(text).as_deref(), seed, "{text}");
+        }
+    }
+
+    fn seed_shown(text: &str) -> Option<String> {
+        seed(text).map(|(host, port)| format!("{host} {port}"))
+    }
 
     #[test]
     fn sizes() {
@@ -273,7 +309,7 @@ mod tests {
         fn no_text_panics(text in "\\PC{0,30}", near in "[0-9.:/%\\[\\]@a-zGiB -]{0,30}") {
             for text in [&text, &near] {
                 let _ = (size(text), cache_size(text), rate(text), duration(text), window(text), day_window(text));
-                let _ = (networks(text), destination(text), parent_proxy(text), base_url(text));
+                let _ = (networks(text), destination(text), parent_proxy(text), base_url(text), seed(text));
                 let _ = parent_proxy(&format!("http://{text}"));
             }
         }

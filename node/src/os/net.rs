@@ -93,13 +93,3 @@ pub fn bind_udp(address: SocketAddr, buffer: usize) -> io::Result<(std::net::Udp
         other => other,
     }
 }
-
-/// The addresses of this machine that mean something to others: none of loopback, none that is valid on one link only.
-pub fn interface_addresses() -> io::Result<Vec<IpAddr>> {
-    let means_something = |ip: &IpAddr| match ip {
-        IpAddr::V4(four) => !four.is_loopback() && !four.is_link_local() && !four.is_unspecified(),
-        IpAddr::V6(six) => !six.is_loopback() && !six.is_unicast_link_local() && !six.is_unspecified(),
-    };
-    let interfaces = if_addrs::get_if_addrs()?;
-    Ok(interfaces.iter().map(if_addrs::Interface::ip).filter(means_something).collect())
-}
