@@ -3,6 +3,6 @@
 pub mod discovery;
 mod endpoint;
 pub mod identity;
-mod links;
+pub mod links;
 pub mod site;
 pub mod transfer;
