@@ -82,6 +82,16 @@ fn what_is_said_is_understood_also_with_fields_of_later_versions() {
 }
 
 #[test]
+fn a_piece_can_be_sent_without_a_copy() {
+    for length in [0, 1, 127, 128, 16_383, 16_384, PIECE_MAX] {
+        let (piece, head) = (vec![7; length], piece_head(length));
+        assert_eq!(Answer::Piece(piece.clone()).encode(), Ok([&head, &piece[..]].concat()), "{length}");
+        assert!(is_piece(head[0]));
+    }
+    assert!(!is_piece(kind::COMPLETE));
+}
+
+#[test]
 fn what_is_beyond_its_bound_is_refused() {
     assert_eq!(Get::decode(&frame(GET, &[0; GET_MAX + 1])), Err(WireError::TooLong));
     assert_eq!(Answer::decode(&frame(kind::FINISHED, &[0; HEAD_MAX + 1])), Err(WireError::TooLong));
