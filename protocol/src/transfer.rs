@@ -28,6 +28,8 @@ pub const FIELDS_MAX: usize = 64;
 pub const FIELD_NAME_MAX: usize = 128;
 /// Bytes of a field's value.
 pub const FIELD_VALUE_MAX: usize = 8 * 1024;
+/// Bytes of the URL that an object is known by.
+pub const NAME_MAX: usize = 16 * 1024;
 /// Bytes of a repository's digest (SHA-512).
 pub const DIGEST_MAX: usize = 64;
 /// Bytes in a [`Answer::Piece`].
@@ -83,6 +85,8 @@ pub struct Description {
     pub class: u8,
     /// A digest that the content was or will be checked against.
     pub digest: Option<Digest>,
+    /// The URL of which the key is the hash: whoever copies it for others has not been asked for it by that.
+    pub name: FewBytes<NAME_MAX>,
 }
 
 /// A field of a head.

@@ -9,13 +9,13 @@ use imirror_protocol::transfer::{Span, Want};
 use imirror_protocol::{Key, NodeId, Outcome};
 use tokio::time::{Instant, timeout};
 
-use super::description::understand;
+use super::description::{Described, understand};
 use super::links::PeerStream;
 use super::site::Site;
 use super::transfer::{self, Following, Incoming, Known, Patience, Question, Reply, Trouble, What};
-use crate::classify::{Class, Digest, KeyHash};
+use crate::classify::KeyHash;
 use crate::fault::Fault;
-use crate::store::{GroupList, Head, ObjectId};
+use crate::store::{GroupList, ObjectId};
 
 /// A peer that says again and again that it waits itself is believed for so long.
 const WAITING_MAX: Duration = Duration::from_secs(30);
@@ -26,9 +26,7 @@ const STALL: Duration = Duration::from_millis(500);
 /// What a peer says of an object.
 #[derive(Debug)]
 pub struct Told {
-    pub head: Head,
-    pub class: Class,
-    pub digest: Option<Digest>,
+    pub described: Described,
     pub total: Option<u64>,
     /// What it is, as far as that is known: of a growing object not before its end.
     pub object: Option<ObjectId>,
@@ -107,11 +105,11 @@ impl Site {
         let stalled = |_| Err(Trouble { peer, what: What::Stalled(WAITING_MAX) });
         let (sending, told) = match timeout(WAITING_MAX, asked).await.unwrap_or_else(stalled) {
             Ok(Reply::Finished(incoming)) => {
-                let told = told_of_finished(&incoming);
+                let told = told_of_finished(key, &incoming);
                 (Sending::Finished(incoming), told)
             }
             Ok(Reply::Growing(following)) => {
-                let told = told_of_growing(&following);
+                let told = told_of_growing(key, &following);
                 (Sending::Growing(following), told)
             }
             Ok(Reply::Busy) => {
@@ -194,21 +192,18 @@ impl PeerSource {
     }
 }
 
-fn told_of_finished(incoming: &Incoming<PeerStream>) -> Option<Told> {
+fn told_of_finished(key: &KeyHash, incoming: &Incoming<PeerStream>) -> Option<Told> {
     let finished = incoming.finished();
-    let (head, class, digest) = understand(&finished.description)?;
     Some(Told {
-        head,
-        class,
-        digest,
+        described: understand(key, &finished.description)?,
         total: Some(finished.size),
         object: Some(ObjectId(finished.object)),
         confirmed_age: Duration::from_millis(finished.confirmed_age),
     })
 }
 
-fn told_of_growing(following: &Following<PeerStream>) -> Option<Told> {
+fn told_of_growing(key: &KeyHash, following: &Following<PeerStream>) -> Option<Told> {
     let growing = following.growing();
-    let (head, class, digest) = understand(&growing.description)?;
-    Some(Told { head, class, digest, total: growing.total, object: None, confirmed_age: Duration::ZERO })
+    let described = understand(key, &growing.description)?;
+    Some(Told { described, total: growing.total, object: None, confirmed_age: Duration::ZERO })
 }

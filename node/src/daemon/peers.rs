@@ -11,13 +11,14 @@ use crate::cluster;
 use crate::cluster::links::PeerStream;
 use crate::cluster::site::{Host, Load};
 use crate::door::peer::{Limits, PeerDoor};
+use crate::journey::Journey;
 use crate::ledger::status::{Member, Site};
 use crate::os::load::Busyness;
-use crate::store::{Entry, Store, Usage, Watcher};
+use crate::store::{Entry, Usage, Watcher};
 
 /// See the module head.
 pub(super) struct Duties {
-    store: Store,
+    journey: Journey,
     door: PeerDoor,
     busyness: Busyness,
 }
@@ -26,7 +27,7 @@ impl Duties {
     pub(super) fn new(parts: &Arc<Parts>) -> Self {
         let (flights, ledger) = (parts.journey.flights().clone(), parts.ledger.clone());
         let door = PeerDoor::new(flights, ledger, parts.clock.clone(), Limits::default());
-        Self { store: parts.journey.store().clone(), door, busyness: Busyness::default() }
+        Self { journey: parts.journey.clone(), door, busyness: Busyness::default() }
     }
 }
 
@@ -39,12 +40,13 @@ impl Host for Duties {
         })
     }
 
-    fn copy(&self, _key: KeyHash, _from: NodeId) -> BoxFuture<'static, bool> {
-        Box::pin(async { false })
+    fn copy(&self, key: KeyHash, from: NodeId) -> BoxFuture<'static, bool> {
+        let journey = self.journey.clone();
+        Box::pin(async move { journey.copy(key, from).await })
     }
 
     fn load(&self) -> Load {
-        let usage = self.store.usage();
+        let usage = self.journey.store().usage();
         let free = usage.limit_bytes.saturating_sub(usage.bytes) as f64 / usage.limit_bytes.max(1) as f64;
         Load { load: in_byte(self.busyness.now()), room: in_byte(free), bytes: usage.bytes }
     }

@@ -153,7 +153,7 @@ impl PeerDoor {
         blob: &Arc<Blob>,
     ) -> io::Result<Ended> {
         let now = self.0.clock.now();
-        let answer = describe(&entry.head, entry.class, entry.digest.as_ref()).map(|description| {
+        let answer = describe(&entry.url, &entry.head, entry.class, entry.digest.as_ref()).map(|description| {
             Answer::Finished(Finished {
                 description,
                 object: entry.object.0,
@@ -198,7 +198,7 @@ impl PeerDoor {
     ) -> io::Result<Ended> {
         let plan = reader.flight().plan();
         let total = reader.flight().total();
-        let answer = describe(&plan.head, plan.class, plan.digest.as_ref())
+        let answer = describe(&plan.url, &plan.head, plan.class, plan.digest.as_ref())
             .map(|description| Answer::Growing(Growing { description, total }));
         let can_be_told = total.is_none_or(|total| total <= OBJECT_MAX);
         let frame = answer.filter(|_| can_be_told).and_then(|answer| answer.encode().ok());

@@ -68,6 +68,8 @@ pub struct Departure {
     pub object: Option<ObjectId>,
     /// Whether the store is to have it. What others have and few ask for here passes through.
     pub keep: bool,
+    /// It is made for the site: nobody here has asked for it, and upstream is not asked unless somebody comes to read it.
+    pub is_copy: bool,
 }
 
 /// The flight that has begun, or why there is none.
@@ -102,6 +104,7 @@ pub struct Flight {
     phase: Mutex<Phase>,
     ties: Mutex<Ties>,
     keep: bool,
+    is_copy: bool,
     /// Bytes have arrived, or the phase has changed.
     news: Notify,
     readers: AtomicUsize,
@@ -201,7 +204,7 @@ impl Flights {
 
     /// Makes the file and enters the flight in the list. Blocks.
     fn begin(&self, departure: Departure) -> Result<(Arc<Flight>, Source, u64), NotBegun> {
-        let Departure { plan, source, taken_up, from, sources, fields, grant, object, keep } = departure;
+        let Departure { plan, source, taken_up, from, sources, fields, grant, object, keep, is_copy } = departure;
         let growing = match taken_up.map_or_else(|| self.0.store.begin(plan), Ok) {
             Ok(growing) => growing,
             Err(fault) => {
@@ -228,6 +231,7 @@ impl Flights {
             source: Mutex::new(source.via().into()),
             ties: Mutex::new(Ties::begin(&source, grant, object)),
             keep,
+            is_copy,
             growing,
         });
         self.0.in_progress().insert(flight.key(), flight.clone());

@@ -224,6 +224,9 @@ async fn ask_again(flights: &Flights, flight: &Flight, gap: Range<u64>, source: 
         tracing::info!(url = %flight.plan().url, from = gap.start, peer = %peer.peer(), "a download goes on");
         return Ok(Transfer { source: Source::Peer(Box::new(peer)), at: gap.start, compare_until: gap.start });
     }
+    if flight.is_copy && flight.readers.load(Ordering::Relaxed) == 0 {
+        return Err(Fault::internal("no peer has the rest of what was to be copied"));
+    }
     let plan = flight.plan();
     let Some(url) = flight.sources.get(source % flight.sources.len().max(1)) else {
         return Err(Fault::internal("a download without a source"));

@@ -197,9 +197,9 @@ impl Flight {
         match (self.expected(), told.object) {
             (Some(ours), Some(theirs)) => ours == theirs,
             _ => {
-                let (ours, theirs) = (&self.plan().head.fields, &told.head.fields);
+                let (ours, theirs) = (&self.plan().head.fields, &told.described.head.fields);
                 let same = |name| ours.get(&name).is_some() && ours.get(&name) == theirs.get(&name);
-                let digest = self.plan().digest.is_some() && self.plan().digest == told.digest;
+                let digest = self.plan().digest.is_some() && self.plan().digest == told.described.digest;
                 (digest || same(ETAG) || same(LAST_MODIFIED)) && self.growing.total() == told.total
             }
         }

@@ -419,6 +419,7 @@ impl Journey {
             grant,
             object: None,
             keep: true,
+            is_copy: false,
         };
         match self.0.flights.start(departure).await {
             Ok(flight) => Resolution::Flight(flight),

@@ -11,11 +11,13 @@ use imirror_protocol::{NodeId, Version};
 use super::Journey;
 use super::ask::{Question, Resolution};
 use super::freshness::{Decision, Demand};
-use crate::classify::Class;
+use crate::classify::{Class, KeyHash, classify};
 use crate::cluster::site::{Asking, Claimed, Confirmation, Grant};
+use crate::cluster::source::{PeerSource, Told};
 use crate::cluster::transfer::Known;
 use crate::config::Window;
 use crate::flight::{self, Departure, Expectation, Flight};
+use crate::repos::Named;
 use crate::store::Plan;
 
 /// Peers to which the site sends this node in turn, when one after the other breaks off.
@@ -130,6 +132,27 @@ impl Journey {
         }
     }
 
+    /// Reads what a key names from a peer into the store; says whether it is there now. Upstream is not asked.
+    pub async fn copy(&self, key: KeyHash, from: NodeId) -> bool {
+        if self.0.store.lookup(key).await.is_ok_and(|entry| entry.is_some()) {
+            return true;
+        }
+        let range = 0..u64::MAX;
+        let Some((source, told)) = self.0.site.get(from, &key, Known::Nothing, range, FIRST_BYTE).await else {
+            return false;
+        };
+        let url = told.described.url.clone();
+        let Named { sources, .. } = self.0.options.repos.resolve(&url);
+        let question = Question { key, sources, cached: None, insist: false, classified: classify(&url), url };
+        match self.depart(&question, source, told, true, true).await {
+            Some(flight) => {
+                flight.landed().await;
+                flight.entry().is_some()
+            }
+            None => false,
+        }
+    }
+
     /// A download from a peer, if it has what is asked for or is getting it.
     async fn fetch_from(
         &self,
@@ -140,15 +163,26 @@ impl Journey {
     ) -> Option<Arc<Flight>> {
         let (source, told) =
             self.0.site.get(peer, &question.key, Known::Nothing, 0..u64::MAX, patience.max(FIRST_BYTE)).await?;
+        self.depart(question, source, told, keep, false).await
+    }
+
+    async fn depart(
+        &self,
+        question: &Question,
+        source: PeerSource,
+        told: Told,
+        keep: bool,
+        is_copy: bool,
+    ) -> Option<Arc<Flight>> {
         let class = question.classified.class;
         let now = self.0.clock.now();
         let plan = Plan {
             url: question.url.clone(),
             key: question.key,
             class,
-            head: told.head,
+            head: told.described.head,
             total: told.total,
-            digest: question.classified.digest.clone().or(told.digest),
+            digest: question.classified.digest.clone().or(told.described.digest),
             confirmed_at: Some(now.before(told.confirmed_age)),
         };
         let departure = Departure {
@@ -162,6 +196,7 @@ impl Journey {
             object: told.object,
             // Metadata is small, and asked for by everybody.
             keep: keep || class != Class::Package,
+            is_copy,
         };
         match self.0.flights.start(departure).await {
             Ok(flight) => Some(flight),

@@ -28,6 +28,7 @@ fn description() -> Description {
         fields: Few::of(Field::new(b"etag", b"\"1\"")),
         class: 1,
         digest: Some(Digest { algorithm: 2, bytes: FewBytes::of(&[9; 3]) }),
+        name: FewBytes::of(b"a:b"),
     }
 }
 
@@ -49,11 +50,11 @@ fn answers() -> Vec<Answer> {
 fn the_bytes_are_for_ever() {
     let (sevens, eights) = ("07".repeat(32), "08".repeat(32));
     let key = hex(b"key for examples");
-    let described = "c8010104657461670322312201010203090909";
+    let described = "c801010465746167032231220101020309090903613a62";
     assert_eq!(hex(&get().encode()), format!("0137{key}01{sevens}01010101ac02"));
     let golden = [
-        format!("0238{described}{eights}f0a2040504"),
-        format!("0317{described}01f0a204"),
+        format!("023c{described}{eights}f0a2040504"),
+        format!("031b{described}01f0a204"),
         "0400".into(),
         "0500".into(),
         "0603010203".into(),

@@ -324,6 +324,7 @@ impl Journey {
             grant: None,
             object: None,
             keep: true,
+            is_copy: false,
         };
         match self.0.flights.start(departure).await {
             Ok(flight) => Filled::Flight(flight, variants),
