@@ -209,7 +209,7 @@ fn r10_a_node_that_dies_or_freezes_while_it_sends_is_replaced() {
     let whole = |client: &mut Connection| client.read(body.len() - 1_000_000) == body[1_000_000..];
     assert!(whole(&mut clients[0]) && whole(&mut clients[1]));
     let sent = origin.sent(RPM);
-    assert!(sent < 2 * body.len(), "what had come was not fetched again: {sent}");
+    assert!(sent < body.len() * 205 / 100, "of what had come at most a twentieth was fetched again: {sent}");
     site[0].kill();
 }
 

@@ -395,8 +395,12 @@ impl Site {
     }
 
     fn count_requests(&self) {
-        let requests = std::mem::take(&mut *self.0.requests.lock().unwrap_or_else(PoisonError::into_inner));
-        requests.into_iter().for_each(|key| self.0.tell(Input::Requested(key)));
+        let mut requests = std::mem::take(&mut *self.0.requests.lock().unwrap_or_else(PoisonError::into_inner));
+        requests.sort_unstable();
+        for same in requests.chunk_by(|a, b| a == b) {
+            let times = u32::try_from(same.len()).unwrap_or(u32::MAX);
+            self.0.tell(Input::RequestedOften { key: same[0], times });
+        }
     }
 
     fn run(&self, errand: Errand, host: &dyn Host) {
@@ -568,7 +572,8 @@ impl Inner {
             Output::Dial(address) => drop(self.errands.send(Errand::Dial(address))),
             Output::Copy { key, from } => drop(self.errands.send(Errand::Copy { key, from })),
             Output::Disconnect { peer, connection, why } => {
-                if let Some(link) = state.unlink(peer, connection) {
+                let link = state.unlink(peer, connection);
+                if let Some(link) = link.filter(|_| why != Why::Spare) {
                     link.close(why);
                 }
             }

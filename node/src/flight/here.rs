@@ -38,7 +38,7 @@ impl Flights {
     }
 
     /// Until it is dropped peers that ask for this key wait: this node is about to begin the download, or to follow another's.
-    pub fn expect(&self, key: KeyHash) -> Expectation {
+    pub fn announce(&self, key: KeyHash) -> Expectation {
         let (ended, end) = watch::channel(());
         self.expectations().insert(key, end);
         Expectation { flights: self.clone(), key, _ended: ended }
@@ -63,7 +63,7 @@ impl Flights {
     }
 }
 
-/// See [`Flights::expect`].
+/// See [`Flights::announce`].
 pub struct Expectation {
     flights: Flights,
     key: KeyHash,

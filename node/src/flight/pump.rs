@@ -258,6 +258,7 @@ struct Attempts {
 impl Attempts {
     /// Chooses the source and waits; the fault when it is time to give up.
     async fn after(&mut self, flight: &Flight, fault: Fault) -> Result<(), Fault> {
+        tracing::info!(url = %flight.plan().url, %fault, "a source failed");
         let delay = self.delay(&fault, flight.sources.len()).ok_or(fault)?;
         tokio::time::sleep(delay).await;
         self.waited += delay;
