@@ -1,8 +1,11 @@
 //! The running node: the only place that knows all parts. It puts them together, owns their tasks, and ends them in order.
 
 mod metalinks;
+mod peers;
 mod service;
 
+use std::io::{self, IsTerminal};
+use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -19,15 +22,16 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 
 use crate::classify::Url;
-use crate::config::Config;
+use crate::cluster::discovery::Wanted;
+use crate::cluster::identity::{self, Identity};
+use crate::cluster::site::{Profile, Site};
+use crate::config::{self, Config};
 use crate::door::client::Door;
 use crate::door::pages::{self, Operations};
 use crate::fault::Fault;
 use crate::flight::Flights;
 use crate::journey::{Journey, Options};
-use crate::ledger::status::{
-    Cache, Flight, Health, Helper, Lookup, Member, Node, Repo, Site, Status, StoredObject, Verify,
-};
+use crate::ledger::status::{Cache, Flight, Health, Helper, Lookup, Node, Repo, Status, StoredObject, Verify};
 use crate::ledger::{AccessLog, Ledger, metrics};
 use crate::os::clock::{Clock, Timestamp};
 use crate::os::{net, tasks};
@@ -35,6 +39,7 @@ use crate::repos::Configured;
 use crate::store::{self, Entry, Store, VerifyReport};
 use crate::upstream::{Own, Upstreams};
 use metalinks::Metalinks;
+use peers::Duties;
 
 /// After a stop was asked for, clients have this long to get the rest of their answers.
 const FAREWELL: Duration = Duration::from_secs(10);
@@ -57,7 +62,7 @@ async fn serve(config: Config) -> anyhow::Result<()> {
             config.listen
         )
     })?;
-    let parts = Parts::assemble(config, file_limit).await?;
+    let parts = Parts::assemble(config, listener.local_addr()?, file_limit).await?;
     let control = listen_control(&parts.config.socket)?;
     let (stop, stopping) = watch::channel(false);
     let door = Arc::new(Door {
@@ -81,6 +86,7 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     if let Err(why) = parts.journey.upstreams().load_roots().await {
         tracing::warn!("https upstreams will fail: {why}");
     }
+    parts.site.start(Arc::new(Duties::new(&parts)), parts.wanted());
     parts.greet();
     service::ready();
     let told = parts.clone();
@@ -107,16 +113,22 @@ struct Parts {
     repos: Arc<Configured>,
     metalinks: Arc<Metalinks>,
     journey: Journey,
+    identity: Identity,
+    site: Site,
     /// What `verify` has found so far, since it was last begun.
     verifying: Arc<Mutex<Option<Verify>>>,
 }
 
 impl Parts {
-    async fn assemble(config: Config, file_limit: u64) -> anyhow::Result<Arc<Self>> {
+    async fn assemble(mut config: Config, listen: SocketAddr, file_limit: u64) -> anyhow::Result<Arc<Self>> {
         let clock = Clock::system();
         std::fs::create_dir_all(&config.state_dir).with_context(|| {
             format!("cannot make {}: set `state_dir` to a folder that this user can write", config.state_dir.display())
         })?;
+        let identity = who_we_are(&mut config)?;
+        let copies_max = if config.replication.enabled { config.replication.max_copies } else { 1 };
+        let profile = Profile { name: config.name.clone(), listen, copies_max: copies_max.into() };
+        let site = Site::open(&identity, profile, &clock);
         let options = store::Options {
             dir: config.cache_dir.clone(),
             size: config.cache_size,
@@ -136,7 +148,7 @@ impl Parts {
         let options = Options { name: config.name.clone(), freshness: config.freshness.clone(), repos: repos.clone() };
         let journey = Journey::new(options, store, flights, upstreams, ledger.clone(), clock.clone())?;
         let (started, verifying) = (clock.now(), Arc::default());
-        Ok(Arc::new(Self { started, config, clock, ledger, repos, metalinks, journey, verifying }))
+        Ok(Arc::new(Self { started, config, clock, ledger, repos, metalinks, journey, identity, site, verifying }))
     }
 
     /// What a new user has to know, in three lines (R1).
@@ -153,6 +165,17 @@ impl Parts {
             "on a client: http_proxy=http://{0} for any package manager; `imirror client-config apt --node {0}` says more",
             self.address()
         );
+        let members = "another machine becomes part of this site";
+        match (&self.config.site.token, io::stdout().is_terminal()) {
+            // A secret is for the person who sits there, and for no log.
+            (Some(token), true) => println!("{members} by: imirror join {}", token.spelled()),
+            _ => tracing::info!("{members} by `imirror join TOKEN`; `imirror site show` tells the token"),
+        }
+    }
+
+    fn wanted(&self) -> Wanted {
+        let config::Site { mdns, seeds, .. } = self.config.site.clone();
+        Wanted { mdns, seeds, remembered_file: self.config.state_dir.join("peers") }
     }
 
     fn address(&self) -> String {
@@ -160,7 +183,7 @@ impl Parts {
             ip if ip.is_unspecified() => net::own_address().unwrap_or(ip),
             ip => ip,
         };
-        std::net::SocketAddr::new(ip, self.config.listen.port()).to_string()
+        SocketAddr::new(ip, self.config.listen.port()).to_string()
     }
 
     /// For the service manager.
@@ -168,9 +191,10 @@ impl Parts {
         service::line(&self.journey.store().usage(), self.journey.flights().status().len())
     }
 
-    /// Flights are journalled, the index is written.
+    /// Flights are journalled, the others are told, the index is written.
     async fn farewell(&self) {
         self.journey.flights().suspend_all().await;
+        self.site.leave().await;
         let store = self.journey.store().clone();
         let _ = tasks::blocking("close the store", move || store.close()).await;
         if let Some(log) = self.ledger.access_log() {
@@ -184,17 +208,6 @@ impl Operations for Parts {
     fn status(&self) -> Status {
         let usage = self.journey.store().usage();
         let address = self.address();
-        // Until nodes have an identity of their own, the name is all there is.
-        let id = self.config.name.clone();
-        let member = Member {
-            name: self.config.name.clone(),
-            id: id.clone(),
-            address: address.clone(),
-            state: "alive".into(),
-            objects: usage.objects,
-            bytes: usage.bytes,
-            load: 0.0,
-        };
         let now = self.clock.now();
         let flights = self.journey.flights().status().into_iter().map(|flight| {
             let seconds = now.since(flight.started).as_secs_f64().max(0.001);
@@ -215,12 +228,12 @@ impl Operations for Parts {
         Status {
             node: Node {
                 name: self.config.name.clone(),
-                id: id.clone(),
+                id: self.identity.node.to_string(),
                 version: env!("CARGO_PKG_VERSION").into(),
                 started: self.started,
-                address,
+                address: address.clone(),
             },
-            site: Site { id, nodes: vec![member] },
+            site: peers::status(self, &usage, &address),
             cache: Cache { objects: usage.objects, bytes: usage.bytes, limit_bytes: usage.limit_bytes },
             traffic: self.ledger.traffic(),
             flights: flights.collect(),
@@ -319,6 +332,19 @@ impl Operations for Parts {
     fn verify(&self) -> Option<Verify> {
         *self.verifying.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// The identity of this node, in the site of its token; without one it founds a site.
+fn who_we_are(config: &mut Config) -> anyhow::Result<Identity> {
+    let token = match &config.site.token {
+        Some(token) => token.clone(),
+        None => {
+            let token = identity::new_token()?;
+            identity::keep_token(&config.state_dir, &token, false)?;
+            config.site.token.insert(token).clone()
+        }
+    };
+    Identity::load(&config.state_dir, &token)
 }
 
 fn listen_control(path: &Path) -> anyhow::Result<UnixListener> {

@@ -7,6 +7,7 @@ mod detect;
 mod doctor;
 mod progress;
 mod screen;
+mod site;
 
 use std::io::{self, IsTerminal, Write};
 use std::path::{Path, PathBuf};
@@ -87,6 +88,19 @@ enum Verb {
     Run,
     /// Show what the node holds and does.
     Status(Output),
+    /// Show the nodes of the site.
+    Nodes(Output),
+    /// The site: the nodes that share one token.
+    Site {
+        #[command(subcommand)]
+        verb: SiteVerb,
+    },
+    /// Make this machine part of a site.
+    Join {
+        /// As `imirror site show` says it on a machine of the site; `-` reads it from standard input.
+        #[arg(value_name = "TOKEN|-")]
+        token: String,
+    },
     /// Say what a URL is, where it is, and what would happen to a request for it.
     Lookup {
         url: String,
@@ -141,6 +155,20 @@ enum Verb {
 enum ConfigVerb {
     /// Say whether the configuration is right.
     Check,
+}
+
+#[derive(Debug, Subcommand)]
+enum SiteVerb {
+    /// Found a site: make a token and keep it.
+    New {
+        /// Leave the site that this machine is part of.
+        #[arg(long)]
+        force: bool,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Print the token, which is a secret, and how another machine joins.
+    Show(Output),
 }
 
 #[derive(Debug, Clone, Copy, Args)]
@@ -198,6 +226,15 @@ fn dispatch(arguments: Arguments) -> anyhow::Result<ExitCode> {
                 (ask(&node, "GET", "/-/api/status")?, ask(&node, "GET", "/-/api/health")?);
             print(&status, output, |status| screen::status(status, &health, Clock::system().now()))?;
         }
+        Verb::Nodes(output) => {
+            let status: Status = ask(&load()?.config.socket, "GET", "/-/api/status")?;
+            print(&status.site, output, screen::nodes)?;
+        }
+        Verb::Site { verb: SiteVerb::New { force, output } } => {
+            print(&site::found(&load()?, force)?, output, site::screen)?;
+        }
+        Verb::Site { verb: SiteVerb::Show(output) } => print(&site::show(load()?)?, output, site::screen)?,
+        Verb::Join { token } => write(&site::join(&load()?, &token)?)?,
         Verb::Lookup { url, output } => {
             let path = format!("/-/api/lookup?{}", encoded(&url));
             let found: Lookup = ask(&load()?.config.socket, "GET", &path)?;

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::config::{Loaded, Shown};
-use crate::ledger::status::{Flight, Health, Lookup, Status, Verify};
+use crate::ledger::status::{Flight, Health, Lookup, Site, Status, Verify};
 use crate::os::clock::Timestamp;
 
 /// Lines of each list on the screen; more are only counted.
@@ -75,6 +75,30 @@ pub(super) fn status(status: &Status, health: &Health, now: Timestamp) -> String
     list(&mut screen, "down", &health.unreachable, Clone::clone);
     list(&mut screen, "DEGRADED", &health.degraded, Clone::clone);
     screen
+}
+
+/// The nodes of a site, a line each.
+pub(super) fn nodes(site: &Site) -> String {
+    let mut rows = vec![["NODE", "ADDRESS", "STATE", "OBJECTS", "STORED", "LOAD", "RTT", "ID"].map(ToOwned::to_owned)];
+    rows.extend(site.nodes.iter().map(|node| {
+        [
+            node.name.clone(),
+            node.address.clone(),
+            node.state.clone(),
+            node.objects.to_string(),
+            bytes(node.bytes),
+            format!("{:.0} %", node.load * 100.0),
+            node.round_trip_ms.map_or_else(|| "-".into(), |ms| format!("{ms:.1} ms")),
+            node.id.clone(),
+        ]
+    }));
+    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
+    let widths: [usize; 8] = std::array::from_fn(width);
+    let line = |row: &[String; 8]| {
+        let cells: Vec<String> = row.iter().zip(widths).map(|(cell, width)| format!("{cell:<width$}")).collect();
+        format!("{}\n", cells.join("  ").trim_end())
+    };
+    format!("site {}\n\n{}", site.id, rows.iter().map(line).collect::<String>())
 }
 
 /// A heading and its lines; nothing when there are none.

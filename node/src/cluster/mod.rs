@@ -1,4 +1,8 @@
 //! The other nodes of the site. Contains no rule: what is decided is decided by `imirror_protocol`.
 
 pub mod discovery;
+mod endpoint;
+pub mod identity;
+pub mod links;
+pub mod site;
 pub mod transfer;

@@ -6,9 +6,11 @@ use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
+use imirror_protocol::token::{BadToken, Token};
+
 use super::meant::{self, Found};
 use super::written::{Origin, Problem, Setting, Value, Written};
-use super::{Config, Secret, keys, units};
+use super::{Config, keys, units};
 use crate::os::disk;
 
 /// The default of `cache_size` is at most this part of the file system.
@@ -228,13 +230,14 @@ fn is_this_node(proxy: &str, written: &Written) -> bool {
 }
 
 /// The site's token: written, in a file that is named, or in the state folder.
-fn read_token(written: &mut Written) -> Result<Option<Secret>, Problem> {
+fn read_token(written: &mut Written) -> Result<Option<Token>, Problem> {
     let text = |key: &str| match written.settings.get(key) {
         Some(Setting { value: Value::Text(text), origin }) => Some((text.clone(), origin.clone())),
         _ => None,
     };
-    if let Some((token, _)) = text("site.token") {
-        return Ok(Some(Secret(token)));
+    if let Some((token, origin)) = text("site.token") {
+        let bad = |bad: BadToken| Problem { origin, what: bad.to_string() };
+        return Token::parse(&token).map(Some).map_err(bad);
     }
     let named = text("site.token_file");
     let (path, origin) = match (&named, text("state_dir")) {
@@ -251,7 +254,7 @@ fn read_token(written: &mut Written) -> Result<Option<Secret>, Problem> {
             if !is_private {
                 written.warnings.push(format!("other users can read the token: chmod 600 {}", path.display()));
             }
-            Ok(Some(Secret(token)))
+            Token::parse(&token).map(Some).map_err(|bad| problem(bad.to_string()))
         }
     }
 }

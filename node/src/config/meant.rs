@@ -2,17 +2,18 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use imirror_protocol::token::Token;
+
 use super::units;
 use super::written::{Problem, Value, Written};
 use super::{
-    AccessLog, Clients, Config, Freshness, Helper, Other, ParentProxy, Replication, Repo, Secret, Site, Upstream,
-    Window,
+    AccessLog, Clients, Config, Freshness, Helper, Other, ParentProxy, Replication, Repo, Site, Upstream, Window,
 };
 
 /// What a machine adds that no setting says.
 pub(super) struct Found {
     pub(super) socket: std::path::PathBuf,
-    pub(super) token: Option<Secret>,
+    pub(super) token: Option<Token>,
     pub(super) no_proxy: Vec<String>,
 }
 
@@ -64,7 +65,7 @@ impl Reader<'_> {
         self.read("name", parse, "letters, digits, `-`, `_` and `.`, at most 63")
     }
 
-    fn site(&mut self, token: Option<Secret>) -> Result<Site, Wrong> {
+    fn site(&mut self, token: Option<Token>) -> Result<Site, Wrong> {
         let right = "another node's host and port such as \"lab2.example.org:3142\" or \"[2001:db8::2]:3142\"";
         let seeds = self.read_each("site.seeds", |text| units::seed(text).map(|_| text.to_owned()), right)?;
         Ok(Site { token, mdns: self.flag("site.mdns"), seeds })

@@ -12,6 +12,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use imirror_protocol::token::Token;
 use ipnet::IpNet;
 
 pub use load::{ConfigError, Loaded, Overrides, Shown, Surroundings, load};
@@ -52,8 +53,8 @@ pub enum CacheSize {
 
 #[derive(Debug, Clone)]
 pub struct Site {
-    /// The secret itself; never logged.
-    pub token: Option<Secret>,
+    /// `None`: in no site yet.
+    pub token: Option<Token>,
     pub mdns: bool,
     pub seeds: Vec<String>,
 }

@@ -39,6 +39,7 @@ impl Status {
                     objects: 4711,
                     bytes: 12 << 30,
                     load: 0.25,
+                    round_trip_ms: None,
                 }],
             },
             cache: Cache { objects: 4711, bytes: 12 << 30, limit_bytes: 50 << 30 },
@@ -105,6 +106,8 @@ pub struct Member {
     pub bytes: u64,
     /// 0 is idle, 1 is as busy as it can be.
     pub load: f64,
+    /// Of a packet from the node that answers, in milliseconds; `None` of itself, and where there is no connection.
+    pub round_trip_ms: Option<f64>,
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]

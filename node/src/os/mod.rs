@@ -3,6 +3,7 @@
 pub mod clock;
 pub mod disk;
 pub mod entropy;
+pub mod load;
 pub mod mapping;
 pub mod net;
 pub mod sendfile;

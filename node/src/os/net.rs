@@ -70,3 +70,26 @@ pub fn raise_file_limit() -> u64 {
     let _ = rustix::process::setrlimit(rustix::process::Resource::Nofile, raised);
     rustix::process::getrlimit(rustix::process::Resource::Nofile).current.unwrap_or(u64::MAX)
 }
+
+/// A UDP socket, and the bytes of buffer in each direction that the kernel gave of those wished for. One on `[::]` takes IPv4, too;
+/// where the machine has no IPv6, `[::]` means all of IPv4.
+pub fn bind_udp(address: SocketAddr, buffer: usize) -> io::Result<(std::net::UdpSocket, usize)> {
+    let bind = |address: SocketAddr| {
+        let socket = Socket::new(Domain::for_address(address), Type::DGRAM, Some(Protocol::UDP))?;
+        if address.is_ipv6() {
+            socket.set_only_v6(!address.ip().is_unspecified())?;
+        }
+        socket.set_recv_buffer_size(buffer)?;
+        socket.set_send_buffer_size(buffer)?;
+        // The kernel doubles what it gives, for its own bookkeeping.
+        let given = socket.recv_buffer_size()?.min(socket.send_buffer_size()?) / 2;
+        socket.bind(&address.into())?;
+        Ok((socket.into(), given))
+    };
+    match bind(address) {
+        Err(e) if address.is_ipv6() && address.ip().is_unspecified() && no_ipv6(&e) => {
+            bind(SocketAddr::new(IpAddr::from([0, 0, 0, 0]), address.port()))
+        }
+        other => other,
+    }
+}

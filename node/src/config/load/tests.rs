@@ -84,7 +84,7 @@ cache_dir = "/var/cache/imirror"
 cache_size = "80%"
 memory_size = "256MiB"
 [site]
-token = "im1geheim"
+token = "im1or3wk3tupeqhgzldojsxiidcpf2gk4zb33e5pn72"
 token_file = "/nowhere"
 mdns = true
 seeds = ["10.0.0.12:3142"]
@@ -92,7 +92,7 @@ seeds = ["10.0.0.12:3142"]
 allow = ["private", "192.0.2.0/24", "2001:db8::1"]
 connect_ports = [443, 8443]
 [upstream]
-proxy = "http://user:geheim@squid:3128"
+proxy = "http://user:or3wk3tupeqhgzldojsxiidcpf2gk4zb33e5pn72@squid:3128"
 allow = ["127.0.0.1:8000", "10.0.0.0/8", "[::1]:81", "192.0.2.0/24:99"]
 rate_limit = "2MiB/s"
 [repos.fedora]
@@ -122,7 +122,10 @@ access = "json"
     let config = &loaded.config;
     assert_eq!(config.cache_size, CacheSize::Percent(80));
     assert_eq!(config.upstream.rate_limit, Some(2 << 20));
-    assert_eq!(config.upstream.proxy.as_ref().unwrap().credentials.as_ref().unwrap().0, "user:geheim");
+    assert_eq!(
+        config.upstream.proxy.as_ref().unwrap().credentials.as_ref().unwrap().0,
+        "user:or3wk3tupeqhgzldojsxiidcpf2gk4zb33e5pn72"
+    );
     assert_eq!(config.upstream.allow.len(), 4);
     assert_eq!(
         config.repos["fedora"].upstreams,
@@ -132,8 +135,8 @@ access = "json"
     assert_eq!((config.freshness.package, config.freshness.other), (Window::Immutable, Other::Pass));
     assert_eq!((config.helper.window, config.icp_listen.unwrap().port()), (Some((60, 360)), 3130));
     assert_eq!(config.access_log, AccessLog::Json);
-    assert_eq!(config.site.token.as_ref().unwrap().0, "im1geheim");
-    assert!(!format!("{loaded:?}").contains("geheim"), "secrets are not shown");
+    assert_eq!(config.site.token.as_ref().unwrap().spelled(), "im1or3wk3tupeqhgzldojsxiidcpf2gk4zb33e5pn72");
+    assert!(!format!("{loaded:?}").contains("or3wk3tupeqhgzldojsxiidcpf2gk4zb33e5pn72"), "secrets are not shown");
     for key in keys::KEYS {
         assert!(origin(&loaded, key.name).contains("imirror.toml:"), "{} is not in this test", key.name);
     }
@@ -157,7 +160,7 @@ fn values_that_mean_nothing_are_named_with_their_place() {
         ),
         ("[freshness]\nother = \"rfc\"", "2: `freshness.other` = \"rfc\": expected \"pass\" or \"rfc9111\""),
         (
-            "[upstream]\nproxy = \"https://u:geheim@x\"",
+            "[upstream]\nproxy = \"https://u:or3wk3tupeqhgzldojsxiidcpf2gk4zb33e5pn72@x\"",
             "2: `upstream.proxy`: expected \"http://HOST:PORT\" or \"http://USER:PASSWORD@HOST:PORT\"",
         ),
         (
@@ -260,7 +263,8 @@ fn the_environments_proxy_is_the_default_only() {
     assert_eq!(loaded.config.upstream.no_proxy, ["localhost", ".example.net"]);
     assert_eq!(origin(&loaded, "upstream.proxy"), "environment http_proxy");
 
-    let set = [env[0], env[1], ("IMIRROR_UPSTREAM_PROXY", "http://u:geheim@squid:3128")];
+    let set =
+        [env[0], env[1], ("IMIRROR_UPSTREAM_PROXY", "http://u:or3wk3tupeqhgzldojsxiidcpf2gk4zb33e5pn72@squid:3128")];
     let loaded = machine.load(&set).unwrap();
     assert_eq!(loaded.config.upstream.proxy.as_ref().unwrap().host, "squid");
     assert!(loaded.config.upstream.no_proxy.is_empty(), "a configured proxy is never gone round");
@@ -272,18 +276,23 @@ fn the_environments_proxy_is_the_default_only() {
     let loaded = machine.load(&[("http_proxy", "http://localhost:3142/")]).unwrap();
     assert!(loaded.config.upstream.proxy.is_none());
     assert!(loaded.warnings[0].contains("this node itself"), "{:?}", loaded.warnings);
-    let error = machine.load(&[("https_proxy", "socks5://u:geheim@x:1080")]).unwrap_err();
-    assert!(error.contains("environment https_proxy: `upstream.proxy`") && !error.contains("geheim"), "{error}");
+    let error =
+        machine.load(&[("https_proxy", "socks5://u:or3wk3tupeqhgzldojsxiidcpf2gk4zb33e5pn72@x:1080")]).unwrap_err();
+    assert!(
+        error.contains("environment https_proxy: `upstream.proxy`")
+            && !error.contains("or3wk3tupeqhgzldojsxiidcpf2gk4zb33e5pn72"),
+        "{error}"
+    );
 }
 
 #[test]
 fn tokens() {
     let machine = Machine::new();
-    let path = machine.write("var/lib/imirror/token", "im1abc\n");
+    let path = machine.write("var/lib/imirror/token", "im1or3wk3tupeqhgzldojsxiidcpf2gk4zb33e5pn72\n");
     let set_mode = |mode: u32| std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
     set_mode(0o644);
     let loaded = machine.load(&[]).unwrap();
-    assert_eq!(loaded.config.site.token.as_ref().unwrap().0, "im1abc");
+    assert_eq!(loaded.config.site.token.as_ref().unwrap().spelled(), "im1or3wk3tupeqhgzldojsxiidcpf2gk4zb33e5pn72");
     assert!(loaded.warnings[0].contains("chmod 600"), "{:?}", loaded.warnings);
     set_mode(0o600);
     assert!(machine.load(&[]).unwrap().warnings.is_empty());
@@ -293,5 +302,9 @@ fn tokens() {
         problem.contains("IMIRROR_SITE_TOKEN_FILE: the site's token /nonexistent/token: cannot be read"),
         "{problem}"
     );
-    assert_eq!(machine.load(&[("IMIRROR_SITE_TOKEN", "im1x")]).unwrap().config.site.token.unwrap().0, "im1x");
+    let token = "im1or3wk3tupeqhgzldojsxiidcpf2gk4zb33e5pn72";
+    let loaded = machine.load(&[("IMIRROR_SITE_TOKEN", token)]).unwrap();
+    assert_eq!(loaded.config.site.token.unwrap().spelled(), token);
+    let problem = machine.load(&[("IMIRROR_SITE_TOKEN", "im1x")]).unwrap().token_problem.unwrap().to_string();
+    assert!(problem.contains("IMIRROR_SITE_TOKEN: a site token has 43 characters"), "{problem}");
 }

@@ -1,0 +1,85 @@
+//! What the site wants of this node, and what the node shows of the site.
+
+use std::sync::Arc;
+
+use futures_util::future::BoxFuture;
+use imirror_protocol::{MemberStatus, NodeId};
+
+use super::Parts;
+use crate::classify::KeyHash;
+use crate::cluster::links::PeerStream;
+use crate::cluster::site::{Host, Load};
+use crate::ledger::status::{Member, Site};
+use crate::os::load::Busyness;
+use crate::store::{Store, Usage};
+
+/// See the module head.
+pub(super) struct Duties {
+    store: Store,
+    busyness: Busyness,
+}
+
+impl Duties {
+    pub(super) fn new(parts: &Arc<Parts>) -> Self {
+        Self { store: parts.journey.store().clone(), busyness: Busyness::default() }
+    }
+}
+
+impl Host for Duties {
+    fn serve(&self, _peer: NodeId, stream: PeerStream) -> BoxFuture<'static, ()> {
+        Box::pin(async move { drop(stream) })
+    }
+
+    fn copy(&self, _key: KeyHash, _from: NodeId) -> BoxFuture<'static, bool> {
+        Box::pin(async { false })
+    }
+
+    fn load(&self) -> Load {
+        let usage = self.store.usage();
+        let free = usage.limit_bytes.saturating_sub(usage.bytes) as f64 / usage.limit_bytes.max(1) as f64;
+        Load { load: in_byte(self.busyness.now()), room: in_byte(free), bytes: usage.bytes }
+    }
+}
+
+/// A part of one, in 255ths.
+fn in_byte(part: f64) -> u8 {
+    (part.clamp(0.0, 1.0) * 255.0).round() as u8
+}
+
+/// The nodes of the site: this one first, then the others in the order of their ids.
+pub(super) fn status(parts: &Parts, usage: &Usage, address: &str) -> Site {
+    let status = parts.site.status();
+    let load = |load: u8| f64::from(load) / 255.0;
+    let own = Member {
+        name: parts.config.name.clone(),
+        id: parts.identity.node.to_string(),
+        address: address.to_owned(),
+        state: if status.head.draining { "draining" } else { "alive" }.into(),
+        objects: usage.objects,
+        bytes: usage.bytes,
+        load: load(status.head.load),
+        round_trip_ms: None,
+    };
+    let member = |member: &MemberStatus| {
+        let head = member.head;
+        let state = match head {
+            _ if !member.connected => "suspect",
+            Some(head) if head.draining => "draining",
+            _ => "alive",
+        };
+        Member {
+            name: if member.name.is_empty() { member.node.to_string() } else { member.name.clone() },
+            id: member.node.to_string(),
+            address: member.client_address.map_or_else(String::new, |address| address.to_string()),
+            state: state.into(),
+            objects: head.map_or(0, |head| head.count.into()),
+            bytes: head.map_or(0, |head| head.bytes),
+            load: head.map_or(0.0, |head| load(head.load)),
+            round_trip_ms: parts.site.round_trip(member.node).map(|time| time.as_secs_f64() * 1e3),
+        }
+    };
+    Site {
+        id: parts.identity.site.to_string(),
+        nodes: std::iter::once(own).chain(status.members.iter().map(member)).collect(),
+    }
+}
