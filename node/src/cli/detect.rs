@@ -9,6 +9,10 @@ use crate::cluster::discovery;
 /// apt waits for this answer before it does anything.
 const PATIENCE: Duration = Duration::from_millis(500);
 
+/// Nothing is announced twice within a second (RFC 6762 section 6), and apt asks for each of its hosts: the second question
+/// of this wait is answered in any case.
+const LOOKED_FOR: Duration = Duration::from_millis(1500);
+
 /// The line that apt reads: the first node that answers, or `DIRECT`. Where none is named and none is here, one that announces
 /// itself on this network will do, if `mdns` permits.
 pub(super) fn proxy(nodes: &[String], listen: Option<SocketAddr>, mdns: bool) -> String {
@@ -19,7 +23,7 @@ pub(super) fn proxy(nodes: &[String], listen: Option<SocketAddr>, mdns: bool) ->
     let known = nodes.iter().chain(&local).find(|node| answers(node)).cloned();
     let heard_of = || {
         let serves = |address: SocketAddr| answers(&address.to_string());
-        if mdns && nodes.is_empty() { discovery::proxy(PATIENCE, serves) } else { None }
+        if mdns && nodes.is_empty() { discovery::proxy(LOOKED_FOR, serves) } else { None }
     };
     match known.or_else(|| Some(heard_of()?.to_string())) {
         Some(node) => format!("http://{node}/\n"),

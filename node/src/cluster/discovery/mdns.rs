@@ -251,7 +251,7 @@ mod tests {
     fn heard(of: Announcement, addresses: &[(&str, &str, u32)]) -> ResolvedService {
         let mut service = service(&of, NODES, of.listen.port()).unwrap().as_resolved_service();
         let scoped =
-            |(ip, link, index): &(&str, &str, u32)| ScopedIp::from(&interfaces::tests::interface(link, *index, ip));
+            |(ip, link, index): &(&str, &str, u32)| ScopedIp::from(&super::super::tests::interface(link, *index, ip));
         service.addresses = addresses.iter().map(scoped).collect();
         service
     }

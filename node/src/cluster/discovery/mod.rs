@@ -5,6 +5,8 @@ mod interfaces;
 mod mdns;
 mod remembered;
 mod seeds;
+#[cfg(test)]
+mod tests;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
