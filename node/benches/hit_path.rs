@@ -10,6 +10,7 @@ use divan::{Bencher, black_box};
 use http::header::{HOST, RANGE};
 use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri};
 use imirror::classify::{KeyHash, Url, cache_key, classify};
+use imirror::cluster::site::Site;
 use imirror::config::{self, CacheSize, Freshness, Other, Window};
 use imirror::flight::Flights;
 use imirror::journey::{Asked, Content, Journey, LineRef, Options, Reply, range};
@@ -49,11 +50,12 @@ static NODE: LazyLock<Node> = LazyLock::new(|| {
     let upstream = config::Upstream { proxy: None, no_proxy: Vec::new(), allow: Vec::new(), rate_limit: None };
     let upstreams = Upstreams::new(&upstream, Own { port: 3142, addresses: Vec::new() }, clock.clone());
     let ledger = Ledger::new(None);
-    let flights = Flights::new(store.clone(), upstreams.clone(), ledger.clone(), clock.clone());
+    let site = Site::alone();
+    let flights = Flights::new(store.clone(), upstreams.clone(), site.clone(), ledger.clone(), clock.clone());
     let freshness = Freshness { metadata: Window::Revalidate, package: Window::Immutable, other: Other::Pass };
     let repos = Arc::new(Configured::new(&BTreeMap::new()).unwrap());
     let options = Options { name: "lab1".into(), freshness, repos };
-    let journey = Journey::new(options, store, flights, upstreams, ledger, clock.clone()).unwrap();
+    let journey = Journey::new(options, store, flights, upstreams, site, ledger, clock.clone()).unwrap();
     let node = Node { runtime, journey, clock, folder };
     for size in SIZES {
         node.put(size);

@@ -82,7 +82,13 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     tasks::spawn("control", serve_control(control, parts.clone(), stopping));
     tasks::spawn("probe", parts.journey.upstreams().clone().probe());
     let store = parts.journey.store().clone();
-    tasks::blocking("reconcile", move || store.reconcile());
+    store.set_watcher(Arc::new(peers::Watch(parts.site.clone())));
+    tasks::blocking("reconcile", move || {
+        if let Err(fault) = store.tell_all() {
+            tracing::warn!(%fault, "the others do not learn of all that this node holds");
+        }
+        store.reconcile();
+    });
     if let Err(why) = parts.journey.upstreams().load_roots().await {
         tracing::warn!("https upstreams will fail: {why}");
     }
@@ -142,11 +148,11 @@ impl Parts {
         let ledger = Ledger::new(log);
         let own = Own { port: config.listen.port(), addresses: net::own_address().into_iter().collect() };
         let upstreams = Upstreams::new(&config.upstream, own, clock.clone());
-        let flights = Flights::new(store.clone(), upstreams.clone(), ledger.clone(), clock.clone());
+        let flights = Flights::new(store.clone(), upstreams.clone(), site.clone(), ledger.clone(), clock.clone());
         let repos = Arc::new(Configured::new(&config.repos)?);
         let metalinks = Metalinks::new(repos.clone(), upstreams.clone(), config.state_dir.join("metalinks"));
         let options = Options { name: config.name.clone(), freshness: config.freshness.clone(), repos: repos.clone() };
-        let journey = Journey::new(options, store, flights, upstreams, ledger.clone(), clock.clone())?;
+        let journey = Journey::new(options, store, flights, upstreams, site.clone(), ledger.clone(), clock.clone())?;
         let (started, verifying) = (clock.now(), Arc::default());
         Ok(Arc::new(Self { started, config, clock, ledger, repos, metalinks, journey, identity, site, verifying }))
     }

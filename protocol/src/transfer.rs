@@ -3,7 +3,8 @@
 //! The asker sends one [`Get`]; the peer answers with one [`Answer`]. After [`Answer::Finished`] come, without frames, the list of
 //! chaining values (if it was asked for) and the whole groups that cover the spans, in ascending order ([`groups_of`]); a stream that
 //! ends before is broken off. After [`Answer::Growing`] come [`Answer::Piece`]s of the first span as the bytes arrive (an empty one
-//! says that the peer itself is waiting), and [`Answer::Complete`] or [`Answer::BrokenOff`]. Ages are told and no times: the clocks of two nodes are never compared.
+//! says that the peer itself is waiting), and [`Answer::Complete`] or [`Answer::BrokenOff`]. When only the head was asked for nothing
+//! follows it. Ages are told and no times: the clocks of two nodes are never compared.
 //!
 //! As in [`crate::message`], a kind's number and its fields in their order are for ever; a later version may append fields and kinds.
 
@@ -13,7 +14,7 @@ use core::ops::Range;
 use serde::{Deserialize, Serialize};
 
 use crate::identity::Key;
-use crate::wire::{BODY_MAX, Few, FewBytes, WireError, frame, split};
+use crate::wire::{BODY_MAX, Few, FewBytes, WireError, frame, frame_head, split};
 
 /// Bytes of a group, the least that can be checked by itself: 64 chunks of BLAKE3.
 pub const GROUP: u64 = 64 * 1024;
@@ -27,6 +28,8 @@ pub const FIELDS_MAX: usize = 64;
 pub const FIELD_NAME_MAX: usize = 128;
 /// Bytes of a field's value.
 pub const FIELD_VALUE_MAX: usize = 8 * 1024;
+/// Bytes of the URL that an object is known by.
+pub const NAME_MAX: usize = 16 * 1024;
 /// Bytes of a repository's digest (SHA-512).
 pub const DIGEST_MAX: usize = 64;
 /// Bytes in a [`Answer::Piece`].
@@ -82,6 +85,8 @@ pub struct Description {
     pub class: u8,
     /// A digest that the content was or will be checked against.
     pub digest: Option<Digest>,
+    /// The URL of which the key is the hash: whoever copies it for others has not been asked for it by that.
+    pub name: FewBytes<NAME_MAX>,
 }
 
 /// A field of a head.
@@ -226,6 +231,16 @@ impl Answer {
             _ => return Ok(None),
         }))
     }
+}
+
+/// The head of a frame with a piece of so many bytes (at most [`PIECE_MAX`]), for a sender that has the bytes elsewhere.
+pub fn piece_head(length: usize) -> Vec<u8> {
+    frame_head(kind::PIECE, length)
+}
+
+/// Is it the kind of a piece? Then the body of the frame is the bytes themselves.
+pub fn is_piece(kind: u8) -> bool {
+    kind == kind::PIECE
 }
 
 impl Field {

@@ -79,16 +79,22 @@ pub(crate) fn split(bytes: &[u8]) -> Result<(u8, &[u8], &[u8]), WireError> {
 
 /// One frame. `body` must be within [`BODY_MAX`]: what we send is our own responsibility.
 pub(crate) fn frame(kind: u8, body: &[u8]) -> Vec<u8> {
-    debug_assert!(body.len() <= BODY_MAX, "a message of kind {kind} outgrew its frame");
     let mut bytes = Vec::with_capacity(HEADER_MAX + body.len());
+    bytes.extend_from_slice(&frame_head(kind, body.len()));
+    bytes.extend_from_slice(body);
+    bytes
+}
+
+/// The head of a frame with a body of so many bytes.
+pub(crate) fn frame_head(kind: u8, mut length: usize) -> Vec<u8> {
+    debug_assert!(length <= BODY_MAX, "a message of kind {kind} outgrew its frame");
+    let mut bytes = Vec::with_capacity(HEADER_MAX);
     bytes.push(kind);
-    let mut length = body.len();
     while length > 0x7f {
         bytes.push(length as u8 | 0x80);
         length >>= 7;
     }
     bytes.push(length as u8);
-    bytes.extend_from_slice(body);
     bytes
 }
 

@@ -204,6 +204,7 @@ async fn requests(connection: &Connection, tell: &impl Fn(Event)) -> Option<()> 
 }
 
 /// The two directions of a stream for one request. What is dropped before its end is called off.
+#[derive(Debug)]
 pub struct PeerStream {
     send: SendStream,
     receive: RecvStream,

@@ -1,8 +1,10 @@
 //! The other nodes of the site. Contains no rule: what is decided is decided by `imirror_protocol`.
 
+pub mod description;
 pub mod discovery;
 mod endpoint;
 pub mod identity;
 pub mod links;
 pub mod site;
+pub mod source;
 pub mod transfer;

@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
+use imirror_protocol::token::{SiteId, Token};
 use imirror_protocol::{
     Cluster, Config, ConnectionId, Incarnation, Input, Instant, Key, NodeId, Outcome, Output, Plan, Status, Version,
     Why,
@@ -171,6 +172,18 @@ impl Site {
         let [seed, _] = halves(entropy::random_bytes());
         let incarnation = Incarnation(clock.now().0);
         let cluster = Cluster::new(config, identity.node, incarnation, seed, Instant::default());
+        Self::new(identity.node, identity.site, profile.listen, endpoint, cluster)
+    }
+
+    /// A node of no site, for tests and benchmarks: it never meets anybody.
+    pub fn alone() -> Self {
+        let node = NodeId(entropy::random_bytes());
+        let listen = SocketAddr::from(([127, 0, 0, 1], 0));
+        let cluster = Cluster::new(Config::default(), node, Incarnation(1), 0, Instant::default());
+        Self::new(node, Token::from_entropy([0; 20]).site_id(), listen, None, cluster)
+    }
+
+    fn new(node: NodeId, site: SiteId, listen: SocketAddr, endpoint: Option<Endpoint>, cluster: Cluster) -> Self {
         let (errands, waiting_errands) = mpsc::unbounded_channel();
         let state = State {
             planned: cluster.poll_deadline(),
@@ -181,13 +194,8 @@ impl Site {
             offers: BTreeMap::new(),
         };
         Self(Arc::new(Inner {
-            own: identity.node,
-            announcement: Announcement {
-                node: identity.node,
-                site: identity.site,
-                listen: profile.listen,
-                client_port: Some(profile.listen.port()),
-            },
+            own: node,
+            announcement: Announcement { node, site, listen, client_port: Some(listen.port()) },
             discovery: Mutex::default(),
             endpoint,
             origin: tokio::time::Instant::now(),
@@ -555,8 +563,14 @@ impl Inner {
                     link.close(why);
                 }
             }
-            Output::Granted { key, .. } => state.answer_claims(key, None),
-            Output::Follow { key, peer } => state.answer_claims(key, Some(peer)),
+            Output::Granted { key, shared } => {
+                tracing::debug!(?key, shared, "may be fetched from upstream");
+                state.answer_claims(key, None);
+            }
+            Output::Follow { key, peer } => {
+                tracing::debug!(?key, %peer, "is to be read from a peer");
+                state.answer_claims(key, Some(peer));
+            }
             Output::AskUpstream(key) => state.answer_confirmations(key, None),
             Output::Fresh { key, version, age, by } => state.answer_confirmations(key, Some((version, age, by))),
             Output::Handed { key, to } => {

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use imirror_protocol::transfer::{Answer, Finished, GROUP, Get, Growing, SPANS_MAX, Span, Want, groups_of};
+use imirror_protocol::transfer::{Answer, Finished, GROUP, Get, Growing, SPANS_MAX, Span, Want, groups_of, is_piece};
 use imirror_protocol::wire::{self, Few};
 use imirror_protocol::{Key, NodeId, Outcome};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
@@ -63,8 +63,10 @@ impl Default for Patience {
 pub enum Reply<S> {
     NotHere,
     Busy,
-    /// Only the head was asked for: all is there.
+    /// Only the head was asked for, and all is there.
     Head(Finished),
+    /// Only the head was asked for, and the content is still coming.
+    GrowingHead(Growing),
     Finished(Incoming<S>),
     Growing(Following<S>),
 }
@@ -148,6 +150,7 @@ where
             let groups = groups_of(&question.spans, finished.size).into();
             Ok(Reply::Finished(Incoming { source, finished, list, groups }))
         }
+        Answer::Growing(growing) if question.want == Want::Head => Ok(Reply::GrowingHead(growing)),
         Answer::Growing(growing) => {
             let span = question.spans.first().copied().unwrap_or(Span { start: 0, end: u64::MAX });
             let left = span.start..span.end.min(growing.total.unwrap_or(u64::MAX));
@@ -196,18 +199,18 @@ impl<S: AsyncRead + Unpin> Following<S> {
     /// The next bytes and their offset, not checked; `None` when the span is through.
     pub async fn next(&mut self) -> Result<Option<(u64, Bytes)>, Trouble> {
         while self.end.is_none() {
-            match self.source.answer().await? {
+            match self.source.hear().await? {
                 // The peer waits itself, and says so.
-                Answer::Piece(bytes) if bytes.is_empty() => {}
-                Answer::Piece(bytes) => {
+                Heard::Piece(bytes) if bytes.is_empty() => {}
+                Heard::Piece(bytes) => {
                     let start = self.left.start;
                     if bytes.len() as u64 > self.left.end.saturating_sub(start) {
                         return Err(self.source.wrong("more than was asked for"));
                     }
                     self.left.start += bytes.len() as u64;
-                    return Ok(Some((start, bytes.into())));
+                    return Ok(Some((start, bytes)));
                 }
-                Answer::Complete(object) => {
+                Heard::Said(Answer::Complete(object)) => {
                     let size = object.map(|(_, size)| size).or(self.growing.total);
                     let contradicts = self.growing.total.is_some_and(|total| size != Some(total));
                     let short = size.is_none_or(|size| self.left.start < self.left.end.min(size));
@@ -219,8 +222,8 @@ impl<S: AsyncRead + Unpin> Following<S> {
                     }
                     self.end = Some(object.map(|(object, size)| (ObjectId(object), size)));
                 }
-                Answer::BrokenOff => return Err(self.source.trouble(What::Broken)),
-                _ => return Err(self.source.wrong("an answer out of its turn")),
+                Heard::Said(Answer::BrokenOff) => return Err(self.source.trouble(What::Broken)),
+                Heard::Said(_) => return Err(self.source.wrong("an answer out of its turn")),
             }
         }
         Ok(None)
@@ -230,6 +233,12 @@ impl<S: AsyncRead + Unpin> Following<S> {
     pub fn completed(&self) -> Option<(ObjectId, u64)> {
         self.end.flatten()
     }
+}
+
+/// A frame of a peer.
+enum Heard {
+    Piece(Bytes),
+    Said(Answer),
 }
 
 /// A stream of a peer, what has been read of it, and how long to wait for more.
@@ -273,8 +282,19 @@ impl<S: AsyncRead + Unpin> Source<S> {
         Ok(())
     }
 
-    /// The next frame; kinds of later versions are skipped.
+    /// The answer to the question. A peer that has to wait itself says so by empty pieces.
     async fn answer(&mut self) -> Result<Answer, Trouble> {
+        loop {
+            match self.hear().await? {
+                Heard::Said(answer) => return Ok(answer),
+                Heard::Piece(bytes) if bytes.is_empty() => {}
+                Heard::Piece(_) => return Err(self.wrong("an answer out of its turn")),
+            }
+        }
+    }
+
+    /// The next frame; kinds of later versions are skipped.
+    async fn hear(&mut self) -> Result<Heard, Trouble> {
         loop {
             let mut head = 2;
             let header = loop {
@@ -287,9 +307,12 @@ impl<S: AsyncRead + Unpin> Source<S> {
             };
             let length = header.head + header.body;
             self.fill(length).await?;
-            let frame = self.buffer.split_to(length);
+            let mut frame = self.buffer.split_to(length).freeze();
+            if is_piece(header.kind) {
+                return Ok(Heard::Piece(frame.split_off(header.head)));
+            }
             match Answer::decode(&frame) {
-                Ok(Some(answer)) => return Ok(answer),
+                Ok(Some(answer)) => return Ok(Heard::Said(answer)),
                 Ok(None) => {}
                 Err(_) => return Err(self.wrong("an answer that makes no sense")),
             }

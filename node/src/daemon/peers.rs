@@ -7,37 +7,68 @@ use imirror_protocol::{MemberStatus, NodeId};
 
 use super::Parts;
 use crate::classify::KeyHash;
+use crate::cluster;
 use crate::cluster::links::PeerStream;
 use crate::cluster::site::{Host, Load};
+use crate::door::peer::{Limits, PeerDoor};
+use crate::journey::Journey;
 use crate::ledger::status::{Member, Site};
 use crate::os::load::Busyness;
-use crate::store::{Store, Usage};
+use crate::store::{Entry, Usage, Watcher};
 
 /// See the module head.
 pub(super) struct Duties {
-    store: Store,
+    journey: Journey,
+    door: PeerDoor,
     busyness: Busyness,
 }
 
 impl Duties {
     pub(super) fn new(parts: &Arc<Parts>) -> Self {
-        Self { store: parts.journey.store().clone(), busyness: Busyness::default() }
+        let (flights, ledger) = (parts.journey.flights().clone(), parts.ledger.clone());
+        let door = PeerDoor::new(flights, ledger, parts.clock.clone(), Limits::default());
+        Self { journey: parts.journey.clone(), door, busyness: Busyness::default() }
     }
 }
 
 impl Host for Duties {
-    fn serve(&self, _peer: NodeId, stream: PeerStream) -> BoxFuture<'static, ()> {
-        Box::pin(async move { drop(stream) })
+    fn serve(&self, peer: NodeId, stream: PeerStream) -> BoxFuture<'static, ()> {
+        let door = self.door.clone();
+        Box::pin(async move {
+            let ended = door.serve(peer, stream).await;
+            tracing::debug!(node = %peer, ?ended, "a peer was served");
+        })
     }
 
-    fn copy(&self, _key: KeyHash, _from: NodeId) -> BoxFuture<'static, bool> {
-        Box::pin(async { false })
+    fn copy(&self, key: KeyHash, from: NodeId) -> BoxFuture<'static, bool> {
+        let journey = self.journey.clone();
+        Box::pin(async move { journey.copy(key, from).await })
     }
 
     fn load(&self) -> Load {
-        let usage = self.store.usage();
+        let usage = self.journey.store().usage();
         let free = usage.limit_bytes.saturating_sub(usage.bytes) as f64 / usage.limit_bytes.max(1) as f64;
         Load { load: in_byte(self.busyness.now()), room: in_byte(free), bytes: usage.bytes }
+    }
+}
+
+/// Tells the site what the store holds.
+pub(super) struct Watch(pub(super) cluster::site::Site);
+
+impl Watcher for Watch {
+    fn stored(&self, entry: &Entry) {
+        // What is not ours goes to no peer.
+        if entry.class.is_ours() {
+            self.0.holds(&entry.key, true);
+        }
+    }
+
+    fn removed(&self, key: &KeyHash) {
+        self.0.holds(key, false);
+    }
+
+    fn copies_elsewhere(&self, key: &KeyHash) -> usize {
+        self.0.copies_elsewhere(key)
     }
 }
 

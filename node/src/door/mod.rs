@@ -6,4 +6,5 @@ mod meter;
 mod page;
 pub mod pages;
 mod patience;
+pub mod peer;
 mod upload;

@@ -3,9 +3,11 @@
 //!
 //! Knows nothing of the door: a reader is a cursor that yields bytes.
 
+mod here;
 mod pump;
 mod reader;
 mod resume;
+mod source;
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -18,15 +20,19 @@ use tokio::sync::futures::Notified;
 use tokio::sync::{Notify, oneshot, watch};
 
 use crate::classify::{Class, KeyHash, Url};
+use crate::cluster::site::{Grant, Site};
 use crate::fault::{Cause, Fault};
 use crate::ledger::Ledger;
 use crate::os::clock::{Clock, Timestamp};
 use crate::os::tasks;
-use crate::store::{Entry, Growing, Plan, Store};
+use crate::store::{Entry, Growing, ObjectId, Plan, Store};
 use crate::upstream::{Answer, Upstreams};
+use source::Ties;
 
+pub use here::{Expectation, Here};
 pub use reader::Reader;
 pub use resume::strong_validator;
+pub use source::Source;
 
 /// With a digest known in advance, this many bytes at the end are held back until it matches (R8f).
 pub const HELD_BACK: u64 = 64 * 1024;
@@ -46,16 +52,24 @@ const LONELY_MAX: Duration = Duration::from_secs(30);
 /// The download that begins.
 pub struct Departure {
     pub plan: Plan,
-    /// The answer whose body is the content, from `from` on.
-    pub answer: Answer,
-    /// What an earlier run has left of it; `answer` continues it at `from`.
+    /// Brings the content, from `from` on.
+    pub source: Source,
+    /// What an earlier run has left of it; `source` continues it at `from`.
     pub taken_up: Option<Arc<Growing>>,
-    /// The first byte that `answer` has.
+    /// The first byte that `source` has.
     pub from: u64,
     /// All URLs of the same content, in order of preference; the first is asked again first.
     pub sources: Vec<Url>,
     /// The fields that it was asked for with, but for ranges and conditions: what is missing is asked for with the same.
     pub fields: HeaderMap,
+    /// The site's permission, where it was needed.
+    pub grant: Option<Grant>,
+    /// What the content has to be, where a peer has said so.
+    pub object: Option<ObjectId>,
+    /// Whether the store is to have it. What others have and few ask for here passes through.
+    pub keep: bool,
+    /// It is made for the site: nobody here has asked for it, and upstream is not asked unless somebody comes to read it.
+    pub is_copy: bool,
 }
 
 /// The flight that has begun, or why there is none.
@@ -71,9 +85,12 @@ pub struct Flights(Arc<Shared>);
 struct Shared {
     store: Store,
     upstreams: Upstreams,
+    site: Site,
     ledger: Arc<Ledger>,
     clock: Clock,
     in_progress: Mutex<BTreeMap<KeyHash, Arc<Flight>>>,
+    /// Downloads that are about to begin.
+    expectations: Mutex<BTreeMap<KeyHash, watch::Receiver<()>>>,
     /// The node stops: whoever moves bytes lets go.
     stopping: watch::Sender<bool>,
 }
@@ -85,6 +102,9 @@ pub struct Flight {
     fields: HeaderMap,
     started: Timestamp,
     phase: Mutex<Phase>,
+    ties: Mutex<Ties>,
+    keep: bool,
+    is_copy: bool,
     /// Bytes have arrived, or the phase has changed.
     news: Notify,
     readers: AtomicUsize,
@@ -132,13 +152,15 @@ pub fn continues(growing: &Growing, answer: &Answer) -> bool {
 }
 
 impl Flights {
-    pub fn new(store: Store, upstreams: Upstreams, ledger: Arc<Ledger>, clock: Clock) -> Self {
+    pub fn new(store: Store, upstreams: Upstreams, site: Site, ledger: Arc<Ledger>, clock: Clock) -> Self {
         Self(Arc::new(Shared {
             store,
             upstreams,
+            site,
             ledger,
             clock,
             in_progress: Mutex::default(),
+            expectations: Mutex::default(),
             stopping: watch::Sender::new(false),
         }))
     }
@@ -181,12 +203,22 @@ impl Flights {
     }
 
     /// Makes the file and enters the flight in the list. Blocks.
-    fn begin(&self, departure: Departure) -> Result<(Arc<Flight>, Answer, u64), NotBegun> {
-        let Departure { plan, answer, taken_up, from, sources, fields } = departure;
+    fn begin(&self, departure: Departure) -> Result<(Arc<Flight>, Source, u64), NotBegun> {
+        let Departure { plan, source, taken_up, from, sources, fields, grant, object, keep, is_copy } = departure;
         let growing = match taken_up.map_or_else(|| self.0.store.begin(plan), Ok) {
             Ok(growing) => growing,
-            Err(fault) => return Err((fault, Some(Box::new(answer)))),
+            Err(fault) => {
+                let answer = match source {
+                    Source::Upstream(answer) => Some(answer),
+                    Source::Peer(_) => None,
+                };
+                return Err((fault, answer));
+            }
         };
+        if !keep {
+            // Who reads it can do so without its name.
+            growing.discard();
+        }
         let flight = Arc::new(Flight {
             sources,
             fields,
@@ -196,11 +228,14 @@ impl Flights {
             readers: AtomicUsize::new(0),
             had_readers: AtomicBool::new(false),
             side: Mutex::default(),
-            source: Mutex::new(answer.via.to_string().into()),
+            source: Mutex::new(source.via().into()),
+            ties: Mutex::new(Ties::begin(&source, grant, object)),
+            keep,
+            is_copy,
             growing,
         });
         self.0.in_progress().insert(flight.key(), flight.clone());
-        Ok((flight, answer, from))
+        Ok((flight, source, from))
     }
 
     /// What is in progress now.
@@ -238,6 +273,7 @@ impl Flights {
             in_progress.remove(&flight.key());
         }
         drop(in_progress);
+        flight.release(matches!(phase, Phase::Landed(_)) && flight.keep);
         flight.set_phase(phase);
     }
 }
@@ -262,6 +298,14 @@ impl Flight {
         match &*self.phase() {
             Phase::Landed(entry) => Some(entry.size),
             _ => self.growing.total(),
+        }
+    }
+
+    /// What the content was stored as, when it has been.
+    pub fn entry(&self) -> Option<Arc<Entry>> {
+        match &*self.phase() {
+            Phase::Landed(entry) => Some(entry.clone()),
+            Phase::Flying | Phase::Failed(_) => None,
         }
     }
 
@@ -320,6 +364,7 @@ impl Flight {
         let present = self.growing.present_bytes();
         match self.growing.total() {
             _ if self.readers.load(Ordering::Relaxed) > 0 => true,
+            _ if !self.keep => false,
             None => false,
             Some(total) => self.plan().class != Class::Other || present >= total / 2,
         }
@@ -331,7 +376,7 @@ impl Flight {
     }
 
     /// Waits until the flight has ended, well or not.
-    async fn landed(&self) {
+    pub async fn landed(&self) {
         loop {
             let news = self.news();
             let mut news = std::pin::pin!(news);

@@ -14,12 +14,13 @@ use http::{HeaderMap, Method};
 use tokio::sync::oneshot;
 
 use super::resume::{self, Version};
+use super::source::Source;
 use super::{Begun, Departure, Flight, Flights, LONELY_MAX, Phase, SIDE_REQUESTS_MAX};
 use crate::classify::Url;
-use crate::fault::{Cause, Fault, Retry};
+use crate::fault::{Cause, Fault, Retry, Whose};
 use crate::os::tasks;
 use crate::store::{Entry, Growing};
-use crate::upstream::{Answer, Patience, Request};
+use crate::upstream::{Patience, Request};
 
 /// A source that answers but brings nothing new this many times in a row is given up.
 const FRUITLESS_MAX: u32 = 3;
@@ -64,7 +65,7 @@ pub(super) fn launch(flights: Flights, departure: Departure, begun: oneshot::Sen
         let flown = {
             let (flights, launched) = (flights.clone(), launched.clone());
             tasks::on_own_thread("flight", async move {
-                let (flight, answer, from) = match flights.begin(departure) {
+                let (flight, source, from) = match flights.begin(departure) {
                     Ok(begun) => begun,
                     Err(refused) => {
                         let _ = begun.send(Err(refused));
@@ -75,7 +76,7 @@ pub(super) fn launch(flights: Flights, departure: Departure, begun: oneshot::Sen
                 // Whoever asked may have gone; the download goes on for those who come.
                 let _ = begun.send(Ok(flight.clone()));
                 let side = tasks::spawn("side requests", side_requests(flights.clone(), flight.clone()));
-                let flown = unless_stopping(&flights, &flight, fly(&flights, &flight, answer, from)).await;
+                let flown = unless_stopping(&flights, &flight, fly(&flights, &flight, source, from)).await;
                 side.abort();
                 Some(flown.unwrap_or_else(|| Err(Fault::internal("the node is stopping"))))
             })
@@ -94,10 +95,10 @@ pub(super) fn launch(flights: Flights, departure: Departure, begun: oneshot::Sen
     });
 }
 
-async fn fly(flights: &Flights, flight: &Arc<Flight>, answer: Answer, from: u64) -> Result<Arc<Entry>, Fault> {
+async fn fly(flights: &Flights, flight: &Arc<Flight>, source: Source, from: u64) -> Result<Arc<Entry>, Fault> {
     let hasher = Hasher::start(flight);
     let mut attempts = Attempts::default();
-    let mut transfer = Transfer { answer, at: from, compare_until: from };
+    let mut transfer = Transfer { source, at: from, compare_until: from };
     let total = loop {
         let had = flight.growing.present_bytes();
         let ended = transfer.run(flights, flight, &hasher).await;
@@ -143,12 +144,15 @@ async fn next_transfer(flights: &Flights, flight: &Flight, attempts: &mut Attemp
 /// All bytes are there: hashes are compared, the file becomes an object, the index learns of it.
 async fn land(flight: &Arc<Flight>, hasher: Hasher, total: u64) -> Result<Arc<Entry>, Fault> {
     hasher.finish().await?;
-    flight.growing.seal(total).map_err(|mut fault| {
+    let object = flight.growing.seal(total).map_err(|mut fault| {
         if let Cause::WrongDigest { host, .. } = &mut fault.cause {
             *host = flight.source().into();
         }
         fault
     })?;
+    if flight.expected().is_some_and(|expected| expected != object) {
+        return Err(Fault::new(Cause::Changed { host: flight.source().into() }));
+    }
     flight.growing.publish()
 }
 
@@ -157,7 +161,7 @@ const FIRST: usize = 64 * 1024;
 
 /// A body being received.
 struct Transfer {
-    answer: Answer,
+    source: Source,
     /// The offset of the next byte of the body.
     at: u64,
     /// Until here the body repeats what is there already; a difference means another version.
@@ -168,11 +172,12 @@ impl Transfer {
     /// Receives and writes what is missing. Returns the total when the end of a body of unknown length is reached, nothing
     /// when the gap is filled or bytes of another transfer are met.
     async fn run(&mut self, flights: &Flights, flight: &Flight, hasher: &Hasher) -> Result<Option<u64>, Fault> {
-        let host = self.answer.url.host().to_owned();
-        flight.set_source(self.answer.via.to_string());
+        let host = self.source.host();
+        flight.set_source(self.source.via());
         let total = flight.growing.total();
-        while let Some(mut chunk) = self.answer.body.chunk().await? {
-            flights.0.ledger.received_from_upstream(chunk.len() as u64);
+        while let Some(mut chunk) = self.source.chunk().await? {
+            self.source.count(&flights.0.ledger, chunk.len() as u64);
+            flight.progressed();
             self.compare(&flight.growing, &mut chunk, &host)?;
             if chunk.is_empty() {
                 continue;
@@ -215,6 +220,13 @@ impl Transfer {
 
 /// Asks a source for a gap.
 async fn ask_again(flights: &Flights, flight: &Flight, gap: Range<u64>, source: usize) -> Result<Transfer, Fault> {
+    if let Some(peer) = flight.from_peers(flights, &gap).await {
+        tracing::info!(url = %flight.plan().url, from = gap.start, peer = %peer.peer(), "a download goes on");
+        return Ok(Transfer { source: Source::Peer(Box::new(peer)), at: gap.start, compare_until: gap.start });
+    }
+    if flight.is_copy && flight.readers.load(Ordering::Relaxed) == 0 {
+        return Err(Fault::internal("no peer has the rest of what was to be copied"));
+    }
     let plan = flight.plan();
     let Some(url) = flight.sources.get(source % flight.sources.len().max(1)) else {
         return Err(Fault::internal("a download without a source"));
@@ -227,7 +239,7 @@ async fn ask_again(flights: &Flights, flight: &Flight, gap: Range<u64>, source: 
     let answer = flights.0.upstreams.fetch(request(flight, url, &question.fields)).await?;
     let at = resume::begins_at(version, &question, url.host(), answer.status, &answer.fields, same_source)?;
     tracing::info!(url = %plan.url, from = at, source = %url, "a download goes on");
-    Ok(Transfer { answer, at, compare_until: gap.start })
+    Ok(Transfer { source: Source::Upstream(Box::new(answer)), at, compare_until: gap.start })
 }
 
 /// When to try which source again.
@@ -249,13 +261,17 @@ impl Attempts {
     }
 
     fn delay(&mut self, fault: &Fault, sources: usize) -> Option<Duration> {
+        // Each peer is tried once: what one does says nothing of the others, and nothing of upstream.
+        if fault.whose == Whose::Peer {
+            return Some(Duration::ZERO);
+        }
         let final_fault = match &fault.cause {
             // Waiting longer for the only source would hold everybody up; who asks again gets another connection.
             Cause::Changed { .. } | Cause::WrongDigest { .. } | Cause::TooSlow { .. } => {
                 sources < 2 || self.fruitless > 0
             }
             Cause::Status { status, .. } => *status < 500 && sources < 2,
-            _ => fault.retry == Retry::Never || fault.whose == crate::fault::Whose::Disk,
+            _ => fault.retry == Retry::Never || fault.whose == Whose::Disk,
         };
         if final_fault {
             return None;
@@ -409,6 +425,10 @@ async fn side_requests(flights: Flights, flight: Arc<Flight>) {
 }
 
 async fn fetch_aside(flights: &Flights, flight: &Flight, gap: Range<u64>) -> Result<(), Fault> {
+    if let Ok(peer) = flight.aside_from_peer(flights, &gap).await {
+        let peer = peer.ok_or_else(|| Fault::internal("the peer does not give a part of it"))?;
+        return write_aside(flights, flight, Source::Peer(Box::new(peer)), gap).await;
+    }
     let plan = flight.plan();
     let version =
         Version { fields: &plan.head.fields, total: flight.growing.total(), digest_known: plan.digest.is_some() };
@@ -417,13 +437,18 @@ async fn fetch_aside(flights: &Flights, flight: &Flight, gap: Range<u64>) -> Res
     }
     let Some(url) = flight.sources.first() else { return Err(Fault::internal("a download without a source")) };
     let question = resume::question(version, gap.start, Some(gap.end), true);
-    let mut answer = flights.0.upstreams.fetch(request(flight, url, &question.fields)).await?;
-    let mut at = resume::begins_at(version, &question, url.host(), answer.status, &answer.fields, true)?;
+    let answer = flights.0.upstreams.fetch(request(flight, url, &question.fields)).await?;
+    let at = resume::begins_at(version, &question, url.host(), answer.status, &answer.fields, true)?;
     if at != gap.start {
         return Err(Fault::internal("the source does not serve ranges"));
     }
-    while let Some(chunk) = answer.body.chunk().await? {
-        flights.0.ledger.received_from_upstream(chunk.len() as u64);
+    write_aside(flights, flight, Source::Upstream(Box::new(answer)), gap).await
+}
+
+async fn write_aside(flights: &Flights, flight: &Flight, mut source: Source, gap: Range<u64>) -> Result<(), Fault> {
+    let mut at = gap.start;
+    while let Some(chunk) = source.chunk().await? {
+        source.count(&flights.0.ledger, chunk.len() as u64);
         let fits = chunk.len().min(usize::try_from(gap.end - at).unwrap_or(usize::MAX));
         flight.growing.write_at(at, &chunk[..fits])?;
         at += fits as u64;

@@ -69,9 +69,8 @@ impl Reader {
     /// The next bytes of the range, at most `range.end - range.start`; `None` at the end of the content.
     pub async fn next(&mut self, range: Range<u64>, upstreams: &Upstreams) -> Result<Option<Bytes>, Fault> {
         if self.detour.is_none() {
-            match wait(&self.flight, &range).await {
-                Ok(Wait::End) => return Ok(None),
-                Ok(Wait::Ready(end)) => return read(&self.flight, range.start..end.min(range.end)).await.map(Some),
+            match self.arrived(range.clone()).await {
+                Ok(bytes) => return Ok(bytes),
                 Err(fault) if could_not_be_kept(&fault) => {
                     self.detour = Some(take_detour(&self.flight, range.start, fault, upstreams).await?);
                 }
@@ -79,6 +78,14 @@ impl Reader {
             }
         }
         self.follow_detour(range).await
+    }
+
+    /// As `next`, but of what the flight itself brings only.
+    pub async fn arrived(&mut self, range: Range<u64>) -> Result<Option<Bytes>, Fault> {
+        match wait(&self.flight, &range).await? {
+            Wait::End => Ok(None),
+            Wait::Ready(end) => read(&self.flight, range.start..end.min(range.end)).await.map(Some),
+        }
     }
 
     async fn follow_detour(&mut self, range: Range<u64>) -> Result<Option<Bytes>, Fault> {

@@ -13,8 +13,10 @@ use tokio::sync::watch;
 
 use super::freshness::{self, Version};
 use super::rfc9111::validates;
+use super::site::Permission;
 use super::{Asked, Journey};
 use crate::classify::{Class, Classified, KeyHash, Url};
+use crate::cluster::site::Grant;
 use crate::fault::{Cause, Fault, Whose};
 use crate::flight::{self, Departure, Flight, strong_validator};
 use crate::os::tasks;
@@ -104,10 +106,10 @@ impl Journey {
                     }
                     let (answer, asked) = watch::channel(None);
                     open.insert(question.key, asked.clone());
-                    let journey = self.clone();
+                    let (journey, key) = (self.clone(), question.key);
                     tasks::spawn("question", async move {
-                        let guard = Closing { journey: &journey, key: question.key };
-                        let resolution = journey.inquire(&question).await;
+                        let guard = Closing { journey: &journey, key };
+                        let resolution = journey.inquire(question).await;
                         // A flight is in the list of flights before its question leaves the list of questions.
                         drop(guard);
                         answer.send_replace(Some(resolution));
@@ -123,7 +125,19 @@ impl Journey {
         (resolution.unwrap_or_else(|| Resolution::Failed(Fault::internal("asking upstream failed"))), joined)
     }
 
-    async fn inquire(&self, question: &Question) -> Resolution {
+    /// Asks the site, then upstream.
+    async fn inquire(&self, mut question: Question) -> Resolution {
+        match self.ask_site(&mut question).await {
+            Ok(resolution) => resolution,
+            Err(mut permission) => {
+                let resolution = self.inquire_upstream(&question, &mut permission).await;
+                permission.learned(&question, &resolution);
+                resolution
+            }
+        }
+    }
+
+    async fn inquire_upstream(&self, question: &Question, permission: &mut Permission) -> Resolution {
         if let Some(entry) = &question.cached
             && question.classified.class == Class::Package
             && !freshness::has_validators(&entry.head.fields)
@@ -133,7 +147,7 @@ impl Journey {
         }
         let partial = self.take_up(question).await;
         let sources = self.in_order(&question.sources);
-        let mut survey = Survey { asked: sources.len(), ..Survey::default() };
+        let mut survey = Survey { asked: sources.len(), grant: permission.grant.take(), ..Survey::default() };
         for source in sources {
             match self.inquire_at(question, &source, partial.as_ref()).await {
                 Ok(answer) => {
@@ -213,6 +227,8 @@ struct Survey {
     unreachable: Option<Fault>,
     /// A fault that is no reachability matter.
     other: Option<Fault>,
+    /// The site's permission, for the download that begins.
+    grant: Option<Grant>,
 }
 
 impl Survey {
@@ -324,7 +340,9 @@ impl Journey {
                 }
                 None
             }
-            StatusCode::OK | StatusCode::PARTIAL_CONTENT => Some(self.receive(question, source, answer, partial).await),
+            StatusCode::OK | StatusCode::PARTIAL_CONTENT => {
+                Some(self.receive(question, source, answer, partial, survey.grant.take()).await)
+            }
             status if status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS => {
                 let host = source.authority().into();
                 survey.failed(Fault::new(Cause::Status { host, status: status.as_u16() }));
@@ -354,6 +372,7 @@ impl Journey {
         source: &Url,
         answer: Answer,
         partial: Option<&Arc<Growing>>,
+        grant: Option<Grant>,
     ) -> Resolution {
         if let Some(entry) = &question.cached {
             let one_server = question.sources.len() == 1 && answer.url == *source;
@@ -387,9 +406,21 @@ impl Journey {
             head: freshness::stored_head(&answer.fields, self.0.clock.now().to_system_time()),
             total: answer.body.length(),
             digest: question.classified.digest.clone(),
+            confirmed_at: None,
         };
         let fields = self.request_fields(question);
-        let departure = Departure { plan, answer, taken_up: continued.cloned(), from, sources, fields };
+        let departure = Departure {
+            plan,
+            source: flight::Source::Upstream(Box::new(answer)),
+            taken_up: continued.cloned(),
+            from,
+            sources,
+            fields,
+            grant,
+            object: None,
+            keep: true,
+            is_copy: false,
+        };
         match self.0.flights.start(departure).await {
             Ok(flight) => Resolution::Flight(flight),
             Err((fault, None)) => Resolution::Failed(fault),

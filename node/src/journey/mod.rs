@@ -15,6 +15,7 @@ mod segments;
 mod select;
 mod shared;
 mod shortcut;
+mod site;
 pub mod target;
 
 use std::sync::{Arc, PoisonError};
@@ -27,6 +28,7 @@ pub use segments::{Segment, Segments};
 pub use shortcut::{Line, LineRef, Shortcut};
 
 use crate::classify::{Classified, Url, classify};
+use crate::cluster::site::Site;
 use crate::config;
 use crate::fault::{Cause, Fault};
 use crate::flight::{Flight, Flights, Reader};
@@ -76,6 +78,7 @@ struct Parts {
     store: Store,
     flights: Flights,
     upstreams: Upstreams,
+    site: Site,
     ledger: Arc<Ledger>,
     clock: Clock,
     questions: Questions,
@@ -91,13 +94,14 @@ impl Journey {
         store: Store,
         flights: Flights,
         upstreams: Upstreams,
+        site: Site,
         ledger: Arc<Ledger>,
         clock: Clock,
     ) -> Result<Self, Fault> {
         let via = HeaderValue::try_from(format!("1.1 {} (imirror)", options.name))
             .map_err(|_| Fault::internal("the name of this node cannot stand in a header field"))?;
         let (questions, fills, shortcuts) = (Questions::default(), Fills::default(), Shortcuts::default());
-        let parts = Parts { options, via, store, flights, upstreams, ledger, clock, questions, fills, shortcuts };
+        let parts = Parts { options, via, store, flights, upstreams, site, ledger, clock, questions, fills, shortcuts };
         Ok(Self(Arc::new(parts)))
     }
 
@@ -224,23 +228,31 @@ impl Journey {
             ..Question::about(asked, &classified)
         };
         let (resolution, joined) = self.ask(question).await;
-        let stored = |outcome| match cached {
-            Some((entry, blob)) => Ok(self.stored_reply(asked, entry, blob, outcome)),
-            None => Err(Fault::internal("what is stored went away in the meantime; ask again")),
+        let stored = async |outcome| {
+            // A peer may have given it meanwhile.
+            let cached = match cached {
+                Some(cached) => Some(cached),
+                None => self.cached(asked).await,
+            };
+            match cached {
+                Some((entry, blob)) => Ok(self.stored_reply(asked, entry, blob, outcome)),
+                None => Err(Fault::internal("what is stored went away in the meantime; ask again")),
+            }
         };
         match resolution {
             Resolution::Flight(flight) => {
                 let outcome = match (joined, had) {
                     (true, _) => Outcome::Collapsed,
+                    (false, _) if flight.is_from_peer() => Outcome::PeerHit,
                     (false, true) => Outcome::RefreshModified,
                     (false, false) => Outcome::Miss,
                 };
                 Ok(self.flying_reply(asked, &flight, outcome))
             }
-            Resolution::Confirmed | Resolution::Older => stored(Outcome::RefreshUnmodified),
+            Resolution::Confirmed | Resolution::Older => stored(Outcome::RefreshUnmodified).await,
             Resolution::Stale(fault) => {
                 tracing::debug!(url = %asked.url, %fault, "served although upstream does not answer");
-                stored(Outcome::Stale)
+                stored(Outcome::Stale).await
             }
             Resolution::Small(answer) => Ok(self.small_reply(asked, &answer)),
             Resolution::Unshared(answer) => {

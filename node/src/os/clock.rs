@@ -17,6 +17,11 @@ impl Timestamp {
         Duration::from_millis(self.0.saturating_sub(earlier.0))
     }
 
+    /// This much earlier.
+    pub fn before(self, by: Duration) -> Self {
+        Self(self.0.saturating_sub(u64::try_from(by.as_millis()).unwrap_or(u64::MAX)))
+    }
+
     /// Whole seconds since 1970-01-01 UTC.
     pub fn unix_seconds(self) -> u64 {
         self.0 / 1000

@@ -137,6 +137,15 @@ impl Blob {
         matches!(self.content, Content::Memory(_))
     }
 
+    /// The list of its groups' chaining values, one after the other, as a [`super::GroupList`] takes it; empty for one group
+    /// or less.
+    pub fn list(&self) -> &[u8] {
+        match &self.content {
+            Content::File(mapped) if self.len > GROUP => mapped.values.as_flattened(),
+            _ => &[],
+        }
+    }
+
     /// The mapping that bytes of this object may be slices of.
     pub fn mapping(&self) -> Option<&Arc<Mapping>> {
         match &self.content {

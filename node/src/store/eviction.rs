@@ -5,6 +5,8 @@
 //! sample is drawn and its least worthy go, which comes close to the exact order (Redis evicts like that). The index
 //! is ordered by hashes, so a sample is a walk from a random place, and no table of all objects is held in memory.
 
+use std::cmp::Ordering;
+
 use crate::classify::Class;
 use crate::os::clock::Timestamp;
 use crate::os::disk::Space;
@@ -43,7 +45,30 @@ pub(super) struct Candidate {
     pub(super) uses: u64,
     pub(super) stored_at: Timestamp,
     pub(super) used_at: Timestamp,
+    /// Another node of the site has it, too.
+    pub(super) has_copies: bool,
 }
+
+/// A worth that can be sorted by.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct Worth(pub(super) f64);
+
+impl Eq for Worth {}
+
+impl PartialOrd for Worth {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Worth {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.0.total_cmp(&other.0)
+    }
+}
+
+/// What is left of the worth of something that another node has, too: the site then holds more than one node does.
+const WITH_COPIES: f64 = 1.0 / 64.0;
 
 /// Uses per second and byte, weighted by class. Larger is worthier.
 pub(super) fn worth(candidate: &Candidate, now: Timestamp) -> f64 {
@@ -53,6 +78,7 @@ pub(super) fn worth(candidate: &Candidate, now: Timestamp) -> f64 {
         Class::Package => 1.0,
         Class::Other => 0.25,
     };
+    let weight = if candidate.has_copies { weight * WITH_COPIES } else { weight };
     let age = now.since(candidate.stored_at).as_secs_f64() + 1.0;
     let idle = now.since(candidate.used_at).as_secs_f64() + 1.0;
     // The time since the last use counts as well, so that what was popular long ago goes at last.
@@ -86,6 +112,7 @@ mod tests {
             uses: 10,
             stored_at: Timestamp(0),
             used_at: Timestamp(900_000_000),
+            has_copies: false,
         };
         let w = |c: Candidate| worth(&c, now);
         assert!(w(Candidate { size: 2_000_000, ..base }) < w(base));
@@ -93,6 +120,7 @@ mod tests {
         assert!(w(Candidate { used_at: Timestamp(1000), ..base }) < w(base));
         assert!(w(Candidate { class: Class::Other, ..base }) < w(base));
         assert!(w(Candidate { class: Class::MutableMetadata, ..base }) > w(base));
+        assert!(w(Candidate { has_copies: true, uses: 60, ..base }) < w(base), "others can give it back");
         assert!(w(Candidate { uses: 0, size: 0, stored_at: now, used_at: now, ..base }).is_finite());
     }
 }

@@ -120,6 +120,7 @@ impl Growing {
             head: head_from_disk(journal.status, &journal.fields)?,
             total: journal.total,
             digest: journal.digest,
+            confirmed_at: None,
         };
         let file = files::own_options().read(true).write(true).open(store.files().partial(&key)).ok()?;
         let len = file.metadata().ok()?.len();
@@ -144,7 +145,7 @@ impl Growing {
             hashing: Mutex::new(hashing),
             sealed: Mutex::new(None),
             ended: AtomicBool::new(false),
-            confirmed_at: store.clock().now(),
+            confirmed_at: plan.confirmed_at.unwrap_or_else(|| store.clock().now()),
             plan,
             file,
             mapping,

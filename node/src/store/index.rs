@@ -335,7 +335,7 @@ mod tests {
         let url = Url::parse(url).unwrap();
         let head = Head { status: http::StatusCode::OK, fields: http::HeaderMap::new() };
         let key = url.key_hash();
-        let plan = Plan { url, key, class: Class::Package, head, total: Some(size), digest: None };
+        let plan = Plan { url, key, class: Class::Package, head, total: Some(size), digest: None, confirmed_at: None };
         Arc::new(Entry::new(&plan, ObjectId([object; 32]), size, Timestamp(1)))
     }
 

@@ -23,7 +23,7 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Sender, SyncSender, channel, sync_channel};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use serde::Serialize;
@@ -110,6 +110,7 @@ struct Inner {
     degraded: Mutex<Option<String>>,
     evictions: AtomicU64,
     scanning: AtomicBool,
+    watcher: OnceLock<Arc<dyn Watcher>>,
     clock: Clock,
     /// Held as long as the store is open: one process a folder.
     _lock: File,
@@ -133,6 +134,17 @@ impl quick_cache::Weighter<KeyHash, Arc<Hot>> for Weigh {
     fn weight(&self, _: &KeyHash, hot: &Arc<Hot>) -> u64 {
         hot.blob.overhead() + if hot.blob.in_memory() { 1024 } else { self.open_file }
     }
+}
+
+/// Somebody who wants to know what the store holds, and knows what others hold. Called while locks are held: it answers at once and
+/// asks nothing of the store.
+pub trait Watcher: Send + Sync {
+    /// Look-ups see this entry; perhaps they did before.
+    fn stored(&self, entry: &Entry);
+    /// They see it no more.
+    fn removed(&self, key: &KeyHash);
+    /// Copies of it elsewhere: what others have is the first to go.
+    fn copies_elsewhere(&self, key: &KeyHash) -> usize;
 }
 
 /// For `status`.
@@ -195,6 +207,7 @@ impl Store {
             degraded: Mutex::default(),
             evictions: AtomicU64::new(0),
             scanning: AtomicBool::new(!clean || rebuild),
+            watcher: OnceLock::new(),
             clock: options.clock,
             _lock: lock,
         }));
@@ -257,6 +270,34 @@ impl Store {
         }
     }
 
+    /// From now on this one is told of all that comes and goes; of what is there already by [`Self::tell_all`].
+    pub fn set_watcher(&self, watcher: Arc<dyn Watcher>) {
+        let _ = self.0.watcher.set(watcher);
+    }
+
+    /// Tells the watcher of every entry. Blocks for as long as it takes to read the index.
+    pub fn tell_all(&self) -> Result<(), Fault> {
+        let Some(watcher) = self.0.watcher.get() else { return Ok(()) };
+        self.for_all(|entry| {
+            // It may have been removed since it was read.
+            let _order = self.order();
+            if self.0.index.look_up(&entry.key).is_ok_and(|known| known.is_some()) {
+                watcher.stored(&entry);
+            }
+        })
+    }
+
+    /// What look-ups see changes. For who holds the order.
+    fn reveal(&self, change: &Change) {
+        self.0.index.announce(change);
+        let Some(watcher) = self.0.watcher.get() else { return };
+        match change {
+            Change::Put(entry) => watcher.stored(entry),
+            Change::Remove(key) => watcher.removed(key),
+            Change::Touch(_) => {}
+        }
+    }
+
     /// What is hot, without touching the disk.
     pub fn lookup_hot(&self, key: &KeyHash) -> Option<Arc<Hot>> {
         self.0.hot.get(key)
@@ -312,6 +353,7 @@ impl Store {
                     head,
                     total: Some(entry.size),
                     digest: entry.digest.clone(),
+                    confirmed_at: None,
                 };
                 let mut updated = Entry::new(&plan, entry.object, entry.size, now);
                 updated.stored_at = entry.stored_at;
@@ -504,7 +546,7 @@ impl Store {
     /// Lets look-ups see an entry that is not yet in the index on disk, with its object if that is at hand.
     fn announce(&self, entry: &Arc<Entry>, blob: Option<Blob>) {
         let _order = self.order();
-        self.0.index.announce(&Change::Put(entry.clone()));
+        self.reveal(&Change::Put(entry.clone()));
         match blob {
             Some(blob) => self.0.hot.insert(entry.key, Arc::new(Hot { entry: entry.clone(), blob: Arc::new(blob) })),
             None => drop(self.0.hot.remove(&entry.key)),
@@ -555,7 +597,7 @@ impl Store {
 
     /// Makes a change visible and hands it to the writer.
     fn change(&self, _order: &MutexGuard<'_, ()>, change: Change) {
-        self.0.index.announce(&change);
+        self.reveal(&change);
         if let Some(changes) = &*self.changes() {
             let _ = changes.send(change);
         }

@@ -50,6 +50,8 @@ pub struct Plan {
     pub total: Option<u64>,
     /// The digest that the content must have, if one is known.
     pub digest: Option<Digest>,
+    /// When upstream said that this is its current version; `None`: just now.
+    pub confirmed_at: Option<Timestamp>,
 }
 
 /// What the index knows of one key.

@@ -109,7 +109,7 @@ impl Store {
             for entry in going {
                 // Look-ups do not see it any more, and neither does the next sample.
                 let removal = Change::Remove(entry.key);
-                self.0.index.announce(&removal);
+                self.reveal(&removal);
                 self.0.hot.remove(&entry.key);
                 batch.push(removal);
             }
@@ -134,6 +134,7 @@ impl Store {
             }
             sample.len() < SAMPLE
         })?;
+        let copies = |key: &KeyHash| self.0.watcher.get().map_or(0, |watcher| watcher.copies_elsewhere(key));
         let worth = |entry: &Entry| {
             eviction::worth(
                 &Candidate {
@@ -142,11 +143,12 @@ impl Store {
                     uses: entry.uses(),
                     stored_at: entry.stored_at,
                     used_at: entry.used_at(),
+                    has_copies: copies(&entry.key) > 0,
                 },
                 now,
             )
         };
-        sample.sort_by(|a, b| worth(a).total_cmp(&worth(b)));
+        sample.sort_by_cached_key(|entry| eviction::Worth(worth(entry)));
         sample.truncate(sample.len().div_ceil(2));
         let mut found = 0;
         sample.retain(|entry| {

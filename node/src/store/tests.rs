@@ -20,7 +20,7 @@ pub(super) fn store_in(dir: &TempDir) -> (Store, Clock) {
 pub(super) fn plan(url: &str, total: Option<u64>) -> Plan {
     let url = Url::parse(url).unwrap();
     let head = Head { status: http::StatusCode::OK, fields: http::HeaderMap::new() };
-    Plan { key: url.key_hash(), url, class: Class::Package, head, total, digest: None }
+    Plan { key: url.key_hash(), url, class: Class::Package, head, total, digest: None, confirmed_at: None }
 }
 
 /// Stores a content.

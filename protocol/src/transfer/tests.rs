@@ -28,6 +28,7 @@ fn description() -> Description {
         fields: Few::of(Field::new(b"etag", b"\"1\"")),
         class: 1,
         digest: Some(Digest { algorithm: 2, bytes: FewBytes::of(&[9; 3]) }),
+        name: FewBytes::of(b"a:b"),
     }
 }
 
@@ -49,11 +50,11 @@ fn answers() -> Vec<Answer> {
 fn the_bytes_are_for_ever() {
     let (sevens, eights) = ("07".repeat(32), "08".repeat(32));
     let key = hex(b"key for examples");
-    let described = "c8010104657461670322312201010203090909";
+    let described = "c801010465746167032231220101020309090903613a62";
     assert_eq!(hex(&get().encode()), format!("0137{key}01{sevens}01010101ac02"));
     let golden = [
-        format!("0238{described}{eights}f0a2040504"),
-        format!("0317{described}01f0a204"),
+        format!("023c{described}{eights}f0a2040504"),
+        format!("031b{described}01f0a204"),
         "0400".into(),
         "0500".into(),
         "0603010203".into(),
@@ -79,6 +80,16 @@ fn what_is_said_is_understood_also_with_fields_of_later_versions() {
     }
     assert_eq!(Answer::decode(&frame(99, b"later")), Ok(None));
     assert_eq!(Get::decode(&frame(99, b"later")), Ok(None));
+}
+
+#[test]
+fn a_piece_can_be_sent_without_a_copy() {
+    for length in [0, 1, 127, 128, 16_383, 16_384, PIECE_MAX] {
+        let (piece, head) = (vec![7; length], piece_head(length));
+        assert_eq!(Answer::Piece(piece.clone()).encode(), Ok([&head, &piece[..]].concat()), "{length}");
+        assert!(is_piece(head[0]));
+    }
+    assert!(!is_piece(kind::COMPLETE));
 }
 
 #[test]

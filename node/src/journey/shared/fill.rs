@@ -308,12 +308,24 @@ impl Journey {
             head: Head { status, fields: rfc9111::kept_fields(&answer.fields, exchange) },
             total: answer.body.length(),
             digest: None,
+            confirmed_at: None,
         };
         let mut answer = answer;
         answer.body.set_patience(patience(false).stall);
         let mut fields = fill.fields.clone();
         append_via(&mut fields, &self.0.via);
-        let departure = Departure { plan, answer, taken_up: continued, from, sources: vec![fill.url.clone()], fields };
+        let departure = Departure {
+            plan,
+            source: flight::Source::Upstream(Box::new(answer)),
+            taken_up: continued,
+            from,
+            sources: vec![fill.url.clone()],
+            fields,
+            grant: None,
+            object: None,
+            keep: true,
+            is_copy: false,
+        };
         match self.0.flights.start(departure).await {
             Ok(flight) => Filled::Flight(flight, variants),
             Err((fault, None)) => Filled::Failed(fault),
@@ -362,7 +374,7 @@ impl Journey {
         let key = url.key_hash();
         // An answer without variants that is just coming has the place of the list.
         self.0.flights.disown(&key);
-        let plan = Plan { url, key, class: Class::Other, head, total: Some(0), digest: None };
+        let plan = Plan { url, key, class: Class::Other, head, total: Some(0), digest: None, confirmed_at: None };
         let store = self.0.store.clone();
         let written = tasks::blocking("write a list of variants", move || {
             let list = store.begin(plan)?;

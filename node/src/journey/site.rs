@@ -1,0 +1,239 @@
+//! What the site has or knows, before upstream is asked (R7, R8c): a peer that has it, one that is getting it, the permission to
+//! fetch it for all, and the duty to ask for all whether it is current.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::header::{ETAG, LAST_MODIFIED};
+use http::{HeaderMap, HeaderName};
+use imirror_protocol::{NodeId, Version};
+
+use super::Journey;
+use super::ask::{Question, Resolution};
+use super::freshness::{Decision, Demand};
+use crate::classify::{Class, KeyHash, classify};
+use crate::cluster::site::{Asking, Claimed, Confirmation, Grant};
+use crate::cluster::source::{PeerSource, Told};
+use crate::cluster::transfer::Known;
+use crate::config::Window;
+use crate::flight::{self, Departure, Expectation, Flight};
+use crate::repos::Named;
+use crate::store::Plan;
+
+/// Peers to which the site sends this node in turn, when one after the other breaks off.
+const FOLLOWED_MAX: usize = 4;
+
+/// For the first words of a peer that the site has named; while it waits itself it says so.
+const FIRST_BYTE: Duration = Duration::from_millis(500);
+
+/// What this node is to do for all.
+#[derive(Default)]
+pub(super) struct Permission {
+    /// To fetch.
+    pub(super) grant: Option<Grant>,
+    /// To ask whether it is current.
+    asking: Option<Asking>,
+    /// Peers wait until the download has begun.
+    _expectation: Option<Expectation>,
+}
+
+impl Permission {
+    /// The others learn what upstream has said.
+    pub(super) fn learned(self, question: &Question, resolution: &Resolution) {
+        let version = match (resolution, &question.cached) {
+            (Resolution::Confirmed, Some(entry)) => version(&entry.head.fields),
+            (Resolution::Flight(flight), _) => version(&flight.plan().head.fields),
+            _ => None,
+        };
+        if let (Some(asking), Some(version)) = (self.asking, version) {
+            asking.learned(version);
+        }
+    }
+}
+
+impl Journey {
+    /// What came of asking the site; else what this node may and has to do itself. What a peer had, and has to be confirmed, is
+    /// then in the store and in the question.
+    pub(super) async fn ask_site(&self, question: &mut Question) -> Result<Resolution, Permission> {
+        if question.cached.is_none() {
+            let flight = self.fetch_from_site(question).await?;
+            // A package does not change under its name, and what is just being fetched is current.
+            let is_current = question.classified.class != Class::MutableMetadata && !question.insist;
+            if is_current || !flight.is_whole_at_peer() {
+                return Ok(Resolution::Flight(flight));
+            }
+            flight.landed().await;
+            let Some(entry) = flight.entry() else { return Err(Permission::default()) };
+            let demand = Demand { revalidate: question.insist, ..Demand::default() };
+            let decision = self.decide(&question.classified, Some(&entry), demand);
+            question.cached = Some(entry);
+            if decision == Decision::Serve {
+                return Ok(Resolution::Confirmed);
+            }
+        }
+        self.confirm_with_site(question).await
+    }
+
+    /// From a peer that has it or is getting it; or the permission to fetch it from upstream.
+    async fn fetch_from_site(&self, question: &Question) -> Result<Arc<Flight>, Permission> {
+        let (site, key) = (&self.0.site, &question.key);
+        let plan = site.plan(key);
+        for source in &plan.sources {
+            if let Some(flight) = self.fetch_from(question, source.peer, plan.keep, source.hedge_after).await {
+                return Ok(flight);
+            }
+        }
+        let mut broken = plan.sources.last().map(|source| source.peer);
+        let expectation = self.0.flights.expect(*key);
+        for _ in 0..FOLLOWED_MAX {
+            match site.claim(key, broken).await {
+                Claimed::Granted(grant) => {
+                    return Err(Permission {
+                        grant: Some(grant),
+                        _expectation: Some(expectation),
+                        ..Permission::default()
+                    });
+                }
+                Claimed::Follow(peer) => {
+                    if let Some(flight) = self.fetch_from(question, peer, true, FIRST_BYTE).await {
+                        return Ok(flight);
+                    }
+                    broken = Some(peer);
+                }
+            }
+        }
+        Err(Permission::default())
+    }
+
+    /// Has anybody in the site asked upstream about what is stored here, or is anybody asking?
+    async fn confirm_with_site(&self, question: &Question) -> Result<Resolution, Permission> {
+        let Some(entry) = question.cached.as_ref().filter(|_| !self.0.site.is_alone()) else {
+            return Err(Permission::default());
+        };
+        let freshness = &self.0.options.freshness;
+        let window = match question.classified.class {
+            Class::MutableMetadata => freshness.metadata,
+            _ => freshness.package,
+        };
+        let age = match window {
+            Window::For(window) if !question.insist => window,
+            _ => Duration::ZERO,
+        };
+        match self.0.site.confirm(&question.key, age).await {
+            Confirmation::Ask(asking) => Err(Permission { asking: Some(asking), ..Permission::default() }),
+            Confirmation::Known { version: theirs, .. } if Some(theirs) == version(&entry.head.fields) => {
+                self.0.store.confirm(entry, None);
+                Ok(Resolution::Confirmed)
+            }
+            Confirmation::Known { by, .. } => match self.fetch_from(question, by, true, FIRST_BYTE).await {
+                Some(flight) => Ok(Resolution::Flight(flight)),
+                None => Err(Permission::default()),
+            },
+        }
+    }
+
+    /// Reads what a key names from a peer into the store; says whether it is there now. Upstream is not asked.
+    pub async fn copy(&self, key: KeyHash, from: NodeId) -> bool {
+        if self.0.store.lookup(key).await.is_ok_and(|entry| entry.is_some()) {
+            return true;
+        }
+        let range = 0..u64::MAX;
+        let Some((source, told)) = self.0.site.get(from, &key, Known::Nothing, range, FIRST_BYTE).await else {
+            return false;
+        };
+        let url = told.described.url.clone();
+        let Named { sources, .. } = self.0.options.repos.resolve(&url);
+        let question = Question { key, sources, cached: None, insist: false, classified: classify(&url), url };
+        match self.depart(&question, source, told, true, true).await {
+            Some(flight) => {
+                flight.landed().await;
+                flight.entry().is_some()
+            }
+            None => false,
+        }
+    }
+
+    /// A download from a peer, if it has what is asked for or is getting it.
+    async fn fetch_from(
+        &self,
+        question: &Question,
+        peer: NodeId,
+        keep: bool,
+        patience: Duration,
+    ) -> Option<Arc<Flight>> {
+        let (source, told) =
+            self.0.site.get(peer, &question.key, Known::Nothing, 0..u64::MAX, patience.max(FIRST_BYTE)).await?;
+        self.depart(question, source, told, keep, false).await
+    }
+
+    async fn depart(
+        &self,
+        question: &Question,
+        source: PeerSource,
+        told: Told,
+        keep: bool,
+        is_copy: bool,
+    ) -> Option<Arc<Flight>> {
+        let class = question.classified.class;
+        let now = self.0.clock.now();
+        let plan = Plan {
+            url: question.url.clone(),
+            key: question.key,
+            class,
+            head: told.described.head,
+            total: told.total,
+            digest: question.classified.digest.clone().or(told.described.digest),
+            confirmed_at: Some(now.before(told.confirmed_age)),
+        };
+        let departure = Departure {
+            plan,
+            source: flight::Source::Peer(Box::new(source)),
+            taken_up: None,
+            from: 0,
+            sources: self.in_order(&question.sources),
+            fields: self.request_fields(question),
+            grant: None,
+            object: told.object,
+            // Metadata is small, and asked for by everybody.
+            keep: keep || class != Class::Package,
+            is_copy,
+        };
+        match self.0.flights.start(departure).await {
+            Ok(flight) => Some(flight),
+            Err((fault, _)) => {
+                tracing::info!(url = %question.url, %fault, "what a peer has cannot be passed on");
+                None
+            }
+        }
+    }
+}
+
+/// A name for what upstream has, that all nodes give it alike; `None` where upstream has no validators.
+fn version(fields: &HeaderMap) -> Option<Version> {
+    let value = |name: HeaderName| fields.get(name).map_or(&b""[..], |value| value.as_bytes());
+    let (tag, date) = (value(ETAG), value(LAST_MODIFIED));
+    if tag.is_empty() && date.is_empty() {
+        return None;
+    }
+    let mut name = [0; 16];
+    name.copy_from_slice(&blake3::hash(&[tag, b"\n", date].concat()).as_bytes()[..16]);
+    Some(Version(name))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_version_is_named_by_its_validators() {
+        let of = |fields: &[(&str, &str)]| {
+            let fields = fields.iter().map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap()));
+            version(&fields.collect::<HeaderMap>())
+        };
+        assert_eq!(of(&[("content-length", "5")]), None);
+        let (tag, date) = (("etag", "\"a\""), ("last-modified", "Mon, 02 Jan 2023 03:04:05 GMT"));
+        assert_eq!(of(&[tag, ("content-length", "5")]), of(&[tag]));
+        let all = [of(&[tag]), of(&[date]), of(&[tag, date]), of(&[("etag", "\"b\"")])];
+        assert!(all.iter().enumerate().all(|(i, a)| a.is_some() && all[..i].iter().all(|b| a != b)));
+    }
+}
