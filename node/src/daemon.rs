@@ -258,7 +258,7 @@ impl Operations for Parts {
     }
 
     fn metrics(&self) -> String {
-        metrics::render(&self.ledger, &self.status(), &self.health())
+        metrics::render(&self.ledger, &self.status(), &self.health(), self.site.counts())
     }
 
     fn lookup(&self, url: String) -> BoxFuture<'_, Result<Lookup, Fault>> {

@@ -15,6 +15,7 @@ mod memory;
 mod metalinks;
 mod operations;
 mod shared_cache;
+mod site;
 mod store;
 mod tidy;
 mod uplink;

@@ -23,11 +23,11 @@ impl Flights {
     /// # Errors
     /// What is stored cannot be read.
     pub async fn here(&self, key: &KeyHash, known: Option<ObjectId>) -> Result<Here, Fault> {
-        if known.is_none() {
-            self.expected(key).await;
-            if let Some(flight) = self.join_in_the_air(key).await {
-                return Ok(Here::Flying(flight.reader()));
-            }
+        self.expected(key).await;
+        if let Some(flight) = self.join_in_the_air(key).await
+            && (known.is_none() || known == flight.expected())
+        {
+            return Ok(Here::Flying(flight.reader()));
         }
         let Some(entry) = self.0.store.lookup(*key).await? else { return Ok(Here::Nothing) };
         if known.is_some_and(|known| known != entry.object) {
