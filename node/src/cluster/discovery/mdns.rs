@@ -1,6 +1,7 @@
 //! Announces this node on the links of the site and hears of the others (RFC 6762, RFC 6763). The daemon of `mdns-sd` has a
 //! thread of its own; this task reads what it finds and starts it again when it is lost.
 
+use std::collections::HashSet;
 use std::net::{IpAddr, SocketAddr, SocketAddrV6};
 use std::time::Duration;
 
@@ -29,6 +30,7 @@ const PROXIES_MAX: usize = 16;
 const LOOKED_AGAIN_AFTER: Duration = Duration::from_secs(30);
 const AFTER_A_GOODBYE: Duration = Duration::from_secs(3);
 const STARTED_AGAIN_AFTER: Duration = Duration::from_secs(5);
+const HOST_ASKED_FOR_MILLISECONDS: u64 = 5000;
 const GOODBYE_MAX: Duration = Duration::from_secs(1);
 
 /// Runs until told to leave, or until nobody takes what is found.
@@ -107,6 +109,7 @@ impl Daemon {
 
     /// Ends when the daemon does, when somebody tells it too much, or when nobody takes what is found.
     async fn look(&self, own: &Announcement, found: &mpsc::Sender<Candidate>) {
+        let mut asked_for = HashSet::new();
         // The daemon tells what it knows already, then what is new.
         while let Ok(events) = self.0.browse(NODES) {
             let mut instances = 0_usize;
@@ -119,7 +122,15 @@ impl Daemon {
                 };
                 match event {
                     Ok(ServiceEvent::ServiceResolved(service)) => {
-                        for candidate in candidates(own, &service) {
+                        let candidates = candidates(own, &service);
+                        // The daemon is content with some of the addresses; one that is lost with a packet, or held back since
+                        // it has just been told to others, it would never ask for.
+                        let is_whole = candidates.is_empty() || candidates.iter().any(|c| c.address.is_ipv4());
+                        if !is_whole && asked_for.len() < INSTANCES_MAX && asked_for.insert(service.host.clone()) {
+                            // What is found comes as news of the service.
+                            let _ = self.0.resolve_hostname(&service.host, Some(HOST_ASKED_FOR_MILLISECONDS));
+                        }
+                        for candidate in candidates {
                             if found.send(candidate).await.is_err() {
                                 return;
                             }
