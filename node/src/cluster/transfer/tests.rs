@@ -2,6 +2,7 @@
 
 use futures_util::FutureExt;
 use imirror_protocol::transfer::Description;
+use imirror_protocol::wire::FewBytes;
 use proptest::prelude::*;
 use tokio::io::{DuplexStream, duplex};
 
@@ -15,7 +16,7 @@ fn content(len: usize) -> Vec<u8> {
 }
 
 fn description() -> Description {
-    Description { status: 200, fields: Few::of([]), class: 0, digest: None }
+    Description { name: FewBytes::of(b""), status: 200, fields: Few::of([]), class: 0, digest: None }
 }
 
 fn finished(content: &[u8]) -> Finished {
