@@ -11,6 +11,7 @@ mod disk;
 mod doors;
 mod flights;
 mod lan;
+mod lists;
 mod memory;
 mod metalinks;
 mod operations;
