@@ -118,7 +118,7 @@ enum Verb {
     },
     /// Read everything that is stored and drop what is damaged.
     Verify(Output),
-    /// Hand over to other nodes what only this one has, so that it can be stopped without a loss; it serves on meanwhile.
+    /// Hand over what only this node has, so that it can be stopped without a loss.
     Drain {
         /// Stay after all.
         #[arg(long)]

@@ -24,9 +24,13 @@ Usage: imirror [OPTIONS] <COMMAND>
 Commands:
   run               Run the node in the foreground
   status            Show what the node holds and does
+  nodes             Show the nodes of the site
+  site              The site: the nodes that share one token
+  join              Make this machine part of a site
   lookup            Say what a URL is, where it is, and what would happen to a request for it
   purge             Forget a URL, or with --repo everything below it
   verify            Read everything that is stored and drop what is damaged
+  drain             Hand over what only this node has, so that it can be stopped without a loss
   config            Print the effective configuration and where each value came from, or check it
   client-config     Print what to write on a client
   apt-proxy-detect  Print the proxy for apt's Acquire::http::Proxy-Auto-Detect: the node here or one
@@ -57,7 +61,7 @@ Exit codes:
   1  failed
   2  wrong usage or configuration
   3  no node is running
-  4  problems were found (doctor, verify)
+  4  problems were found (doctor, verify, drain)
 
 Files:
   /etc/imirror, ~/.config/imirror            configuration: imirror.toml, then conf.d/*.toml
@@ -73,6 +77,11 @@ fn verbs_and_flags() {
         "imirror run --listen 127.0.0.1:0 --set site.mdns=false --set log.access=off",
         "imirror --config x.toml status --json",
         "imirror config --json",
+        "imirror nodes --json",
+        "imirror site new --force --json",
+        "imirror site show",
+        "imirror join -",
+        "imirror drain --cancel",
         "imirror config check --config x.toml",
         "imirror purge --repo http://example.org/fedora",
         "imirror apt-proxy-detect http://example.org/ --node a:3142 --node b:3142",
@@ -139,6 +148,35 @@ lab1  imirror 0.1.0  http://192.0.2.1:3142  up 1 d 2 h
     let health = Health { degraded: vec!["the cache folder is read-only".into()], unreachable: vec![] };
     let screen = screen::status(&busy, &health, NOW);
     assert!(screen.contains("    and 2 more\n\n  DEGRADED\n    the cache folder is read-only\n"), "{screen}");
+}
+
+#[test]
+fn the_nodes_screen() {
+    let mut site = Status::example().site;
+    let mut other = site.nodes[0].clone();
+    other.name = "a-longer-name".into();
+    other.address = "[2001:db8::7]:3142".into();
+    other.state = "draining".into();
+    other.round_trip_ms = Some(0.42);
+    site.nodes.push(other);
+    insta::assert_snapshot!(screen::nodes(&site), @r##"
+site b1946ac92492d234
+
+NODE           ADDRESS             STATE     OBJECTS  STORED    LOAD  RTT     ID
+lab1           192.0.2.1:3142      alive     4711     12.0 GiB  25 %  -       b1946ac92492d234
+a-longer-name  [2001:db8::7]:3142  draining  4711     12.0 GiB  25 %  0.4 ms  b1946ac92492d234
+"##);
+}
+
+#[test]
+fn the_end_of_a_drain() {
+    let report = Drain { objects: 9, objects_total: 9, handed: 4, left: 0, finished: true };
+    assert_eq!(
+        screen::drained(&report),
+        "4 handed over; what this node holds, others hold, too: it can be stopped now\n"
+    );
+    let left = screen::drained(&Drain { left: 2, ..report });
+    assert!(left.contains("2 that nobody else holds or takes are left"), "{left}");
 }
 
 #[test]
