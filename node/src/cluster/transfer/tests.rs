@@ -15,7 +15,13 @@ fn content(len: usize) -> Vec<u8> {
 }
 
 fn description() -> Description {
-    Description { status: 200, fields: Few::of([]), class: 0, digest: None }
+    Description {
+        status: 200,
+        fields: Few::of([]),
+        class: 0,
+        digest: None,
+        name: wire::FewBytes::of(b"http://example.org/a"),
+    }
 }
 
 fn finished(content: &[u8]) -> Finished {
