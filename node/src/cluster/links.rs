@@ -147,7 +147,7 @@ impl Link {
     pub(super) async fn open(&self) -> io::Result<PeerStream> {
         let (mut send, receive) = timeout(FIRST_BYTE, self.connection.open_bi()).await??;
         send.write_all(&[REQUEST]).await?;
-        Ok(PeerStream { send, receive })
+        Ok(PeerStream::new(send, receive))
     }
 }
 
@@ -211,6 +211,10 @@ pub struct PeerStream {
 }
 
 impl PeerStream {
+    pub fn new(send: SendStream, receive: RecvStream) -> Self {
+        Self { send, receive }
+    }
+
     /// Reads the first byte; is it a request of a kind that this version knows?
     pub(super) async fn is_request(&mut self) -> bool {
         matches!(timeout(FIRST_BYTE, self.receive.read_u8()).await, Ok(Ok(REQUEST)))
