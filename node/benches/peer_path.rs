@@ -16,7 +16,6 @@ use http::{HeaderMap, StatusCode};
 use imirror::classify::{Class, Url};
 use imirror::cluster::endpoint;
 use imirror::cluster::identity::{Identity, SERVER_NAME};
-use imirror::cluster::links::PeerStream;
 use imirror::cluster::site::Site;
 use imirror::cluster::transfer::{Known, Patience, Question, Reply, ask};
 use imirror::config::{self, CacheSize};
@@ -29,13 +28,15 @@ use imirror::upstream::{Own, Upstreams};
 use imirror_protocol::token::Token;
 use imirror_protocol::transfer::Want;
 use imirror_protocol::{Key, NodeId};
-use quinn::{Connection, Endpoint};
+use quinn::{Connection, Endpoint, RecvStream, SendStream};
 use rustix::time::{ClockId, clock_gettime};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, Join, join};
 use tokio::runtime::Runtime;
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+type Stream = Join<RecvStream, SendStream>;
 
 /// First byte of a stream: what is to come back on it.
 const BARE: u8 = 0;
@@ -92,10 +93,10 @@ async fn measure(folder: &Path, server: SocketAddr, size: u64, rounds: u64) {
     connection.close(0u32.into(), b"");
 }
 
-async fn stream(connection: &Connection, kind: u8) -> PeerStream {
+async fn stream(connection: &Connection, kind: u8) -> Stream {
     let (mut send, receive) = connection.open_bi().await.unwrap();
     send.write_all(&[kind]).await.unwrap();
-    PeerStream::new(send, receive)
+    join(receive, send)
 }
 
 async fn receive_bare(connection: &Connection, size: u64) {
@@ -137,7 +138,7 @@ fn serve(folder: &Path, size: u64) {
                 let door = door.clone();
                 tokio::spawn(async move {
                     let kind = receive.read_u8().await.unwrap();
-                    answer(kind, PeerStream::new(send, receive), door, size).await;
+                    answer(kind, join(receive, send), door, size).await;
                 });
             }
         };
@@ -146,7 +147,7 @@ fn serve(folder: &Path, size: u64) {
     });
 }
 
-async fn answer(kind: u8, mut stream: PeerStream, door: PeerDoor, size: u64) {
+async fn answer(kind: u8, mut stream: Stream, door: PeerDoor, size: u64) {
     match kind {
         BARE => {
             let (piece, mut left) = (vec![7; PIECE], size);

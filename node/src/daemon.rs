@@ -1,5 +1,6 @@
 //! The running node: the only place that knows all parts. It puts them together, owns their tasks, and ends them in order.
 
+mod drain;
 mod metalinks;
 mod peers;
 mod service;
@@ -31,13 +32,14 @@ use crate::door::pages::{self, Operations};
 use crate::fault::Fault;
 use crate::flight::Flights;
 use crate::journey::{Journey, Options};
-use crate::ledger::status::{Cache, Flight, Health, Helper, Lookup, Node, Repo, Status, StoredObject, Verify};
+use crate::ledger::status::{Cache, Drain, Flight, Health, Helper, Lookup, Node, Repo, Status, StoredObject, Verify};
 use crate::ledger::{AccessLog, Ledger, metrics};
 use crate::os::clock::{Clock, Timestamp};
 use crate::os::{net, tasks};
 use crate::repos::Configured;
 use crate::store::{self, Entry, Store, VerifyReport};
 use crate::upstream::{Own, Upstreams};
+use drain::Leaving;
 use metalinks::Metalinks;
 use peers::Duties;
 
@@ -121,6 +123,7 @@ struct Parts {
     journey: Journey,
     identity: Identity,
     site: Site,
+    leaving: Leaving,
     /// What `verify` has found so far, since it was last begun.
     verifying: Arc<Mutex<Option<Verify>>>,
 }
@@ -154,7 +157,19 @@ impl Parts {
         let options = Options { name: config.name.clone(), freshness: config.freshness.clone(), repos: repos.clone() };
         let journey = Journey::new(options, store, flights, upstreams, site.clone(), ledger.clone(), clock.clone())?;
         let (started, verifying) = (clock.now(), Arc::default());
-        Ok(Arc::new(Self { started, config, clock, ledger, repos, metalinks, journey, identity, site, verifying }))
+        Ok(Arc::new(Self {
+            started,
+            config,
+            clock,
+            ledger,
+            repos,
+            metalinks,
+            journey,
+            identity,
+            site,
+            leaving: Leaving::default(),
+            verifying,
+        }))
     }
 
     /// What a new user has to know, in three lines (R1).
@@ -258,7 +273,7 @@ impl Operations for Parts {
     }
 
     fn metrics(&self) -> String {
-        metrics::render(&self.ledger, &self.status(), &self.health())
+        metrics::render(&self.ledger, &self.status(), &self.health(), self.site.counts())
     }
 
     fn lookup(&self, url: String) -> BoxFuture<'_, Result<Lookup, Fault>> {
@@ -337,6 +352,18 @@ impl Operations for Parts {
 
     fn verify(&self) -> Option<Verify> {
         *self.verifying.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn begin_drain(&self) -> Drain {
+        self.leaving.begin(self.journey.store(), &self.site)
+    }
+
+    fn drain(&self) -> Option<Drain> {
+        self.leaving.so_far()
+    }
+
+    fn end_drain(&self) {
+        self.leaving.end(&self.site);
     }
 }
 

@@ -68,15 +68,16 @@ impl Replication {
         }
     }
 
-    /// A client of this node asked for `key`.
-    pub(crate) fn requested(&mut self, now: Instant, key: Key) {
-        self.local.add(now, key, REQUEST);
+    /// Clients of this node asked for `key`.
+    pub(crate) fn requested(&mut self, now: Instant, key: Key, times: u32) {
+        let news = times.saturating_mul(REQUEST);
+        self.local.add(now, key, news);
         if self.unreported.is_empty() {
             self.report_at = now + REPORT_EVERY;
         }
         if self.unreported.len() < KEYS_MAX || self.unreported.contains_key(&key) {
             let amount = self.unreported.entry(key).or_default();
-            *amount = amount.saturating_add(REQUEST);
+            *amount = amount.saturating_add(news);
         }
     }
 
@@ -227,7 +228,7 @@ mod tests {
             let mut out = Outbox::default();
             for request in 0..requests {
                 let now = at(request * 60_000 / requests);
-                replication.requested(now, KEY);
+                replication.requested(now, KEY, 1);
                 replication.report(now + REPORT_EVERY, node(1), |_| Some(node(1)), &mut out);
             }
             let places = [place(1, 0, 100, true), place(2, 0, 100, false)];
@@ -243,9 +244,9 @@ mod tests {
     #[test]
     fn a_new_home_is_told_everything() {
         let (mut replication, mut out) = (Replication::new(3), Outbox::default());
-        (0..10).for_each(|_| replication.requested(at(0), KEY));
+        (0..10).for_each(|_| replication.requested(at(0), KEY, 1));
         replication.report(at(2000), node(1), |_| Some(node(2)), &mut out);
-        replication.requested(at(2000), KEY);
+        replication.requested(at(2000), KEY, 1);
         replication.report(at(4000), node(1), |_| Some(node(3)), &mut out);
         let amounts: Vec<_> = out
             .messages()

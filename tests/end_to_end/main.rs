@@ -13,6 +13,7 @@ mod memory;
 mod metalinks;
 mod operations;
 mod shared_cache;
+mod site;
 mod store;
 mod tidy;
 mod uplink;

@@ -22,7 +22,7 @@ use serde::de::DeserializeOwned;
 use crate::config::{self, ConfigError, Loaded, Overrides, Surroundings};
 use crate::daemon;
 use crate::door::pages::encoded;
-use crate::ledger::status::{Health, Lookup, Status, Verify};
+use crate::ledger::status::{Drain, Health, Lookup, Status, Verify};
 use crate::os::clock::Clock;
 
 const EXIT_CODES: &str = "\
@@ -31,7 +31,7 @@ Exit codes:
   1  failed
   2  wrong usage or configuration
   3  no node is running
-  4  problems were found (doctor, verify)
+  4  problems were found (doctor, verify, drain)
 
 Files:
   /etc/imirror, ~/.config/imirror            configuration: imirror.toml, then conf.d/*.toml
@@ -118,6 +118,14 @@ enum Verb {
     },
     /// Read everything that is stored and drop what is damaged.
     Verify(Output),
+    /// Hand over to other nodes what only this one has, so that it can be stopped without a loss; it serves on meanwhile.
+    Drain {
+        /// Stay after all.
+        #[arg(long)]
+        cancel: bool,
+        #[command(flatten)]
+        output: Output,
+    },
     /// Print the effective configuration and where each value came from, or check it.
     Config {
         #[command(subcommand)]
@@ -255,6 +263,15 @@ fn dispatch(arguments: Arguments) -> anyhow::Result<ExitCode> {
                 _ => 4,
             }));
         }
+        Verb::Drain { cancel: true, .. } => {
+            let () = ask(&load()?.config.socket, "DELETE", "/-/api/drain")?;
+            write("the node stays\n")?;
+        }
+        Verb::Drain { cancel: false, output } => {
+            let report = drain(&load()?.config.socket, output)?;
+            print(&report, output, screen::drained)?;
+            return Ok(ExitCode::from(if report.left == 0 { 0 } else { 4 }));
+        }
         Verb::Config { verb: None, output } => {
             let loaded = load()?;
             warn(&loaded);
@@ -325,6 +342,21 @@ fn verify(node: &Path, output: Output) -> anyhow::Result<Verify> {
         report = ask(node, "GET", "/-/api/verify")?;
         if !output.json {
             progress.show(report.objects, report.objects_total, &screen::verifying(&report));
+        }
+    }
+    progress.end();
+    Ok(report)
+}
+
+/// Lets the node hand over what only it has, and waits for it. An end of this program is no end of that.
+fn drain(node: &Path, output: Output) -> anyhow::Result<Drain> {
+    let mut report: Drain = ask(node, "POST", "/-/api/drain")?;
+    let mut progress = progress::Progress::new();
+    while !report.finished {
+        std::thread::sleep(Duration::from_millis(100));
+        report = ask(node, "GET", "/-/api/drain")?;
+        if !output.json {
+            progress.show(report.objects, report.objects_total, &screen::draining(&report));
         }
     }
     progress.end();

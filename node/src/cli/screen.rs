@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::config::{Loaded, Shown};
-use crate::ledger::status::{Flight, Health, Lookup, Site, Status, Verify};
+use crate::ledger::status::{Drain, Flight, Health, Lookup, Site, Status, Verify};
 use crate::os::clock::Timestamp;
 
 /// Lines of each list on the screen; more are only counted.
@@ -167,6 +167,18 @@ pub(super) fn verify(report: &Verify) -> String {
         }
     };
     format!("{} objects, {} read: {found}\n", report.objects, bytes(report.bytes))
+}
+
+pub(super) fn draining(report: &Drain) -> String {
+    format!("{} of {} objects, {} handed over", report.objects, report.objects_total, report.handed)
+}
+
+pub(super) fn drained(report: &Drain) -> String {
+    let left = match report.left {
+        0 => "what this node holds, others hold, too: it can be stopped now".to_owned(),
+        left => format!("{left} that nobody else holds or takes are left: they are fetched again when asked for"),
+    };
+    format!("{} handed over; {left}\n", report.handed)
 }
 
 /// As a file that says the same, with where each value came from beside it.

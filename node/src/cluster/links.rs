@@ -7,6 +7,7 @@
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -32,19 +33,27 @@ const HANDSHAKE: Duration = Duration::from_secs(5);
 /// For the first byte of a stream to come, and for a stream to be free for a request.
 const FIRST_BYTE: Duration = Duration::from_secs(2);
 
+/// A connection that nobody uses ends after so long, and at most twice as long.
+const LINGER: Duration = Duration::from_secs(5);
+
 /// Frames for one peer that wait to be sent; a peer that lets so many wait is given up.
 const FRAMES_WAITING: usize = 1024;
 
 /// Control goes before the content of objects.
 const CONTROL_PRIORITY: i32 = 10;
 
-/// A connection with a peer, which has said who it is.
+/// A connection with a peer, which has said who it is. When nobody holds it any more it ends some time after the last request on it:
+/// of two with one peer the spare one goes, and what is under way on it, or was just begun by the peer, goes on.
 #[derive(Debug, Clone)]
 pub(super) struct Link {
     pub(super) id: ConnectionId,
     connection: Connection,
     frames: mpsc::Sender<Vec<u8>>,
+    in_use: InUse,
 }
+
+/// Held by all who use a connection.
+type InUse = Arc<()>;
 
 /// A connection that has just come about.
 pub(super) struct Newcomer {
@@ -95,20 +104,23 @@ impl Newcomer {
     /// does, in order.
     pub(super) fn link(self, id: ConnectionId, tell: impl Fn(Event) + Sync) -> (Link, impl Future<Output = ()>) {
         let (frames, waiting) = mpsc::channel(FRAMES_WAITING);
+        let in_use = InUse::default();
+        let users = in_use.clone();
         let connection = self.connection.clone();
         let (send, receive) = self.control;
         let work = async move {
             tokio::select! {
-                _ = write(send, waiting) => {}
+                () = write(send, waiting) => {}
+                () = unused(&users) => {}
                 () = read(receive, &tell) => {}
                 _ = datagrams(&connection, &tell) => {}
-                _ = requests(&connection, &tell) => {}
+                _ = requests(&connection, &users, &tell) => {}
                 _ = connection.closed() => {}
             }
             // Whatever ended first: without all of it the connection is of no use.
             connection.close(VarInt::from_u32(0), b"");
         };
-        (Link { id, connection: self.connection, frames }, work)
+        (Link { id, connection: self.connection, frames, in_use }, work)
     }
 }
 
@@ -147,15 +159,18 @@ impl Link {
     pub(super) async fn open(&self) -> io::Result<PeerStream> {
         let (mut send, receive) = timeout(FIRST_BYTE, self.connection.open_bi()).await??;
         send.write_all(&[REQUEST]).await?;
-        Ok(PeerStream::new(send, receive))
+        Ok(PeerStream { send, receive, _in_use: self.in_use.clone() })
     }
 }
 
-async fn write(mut stream: SendStream, mut frames: mpsc::Receiver<Vec<u8>>) -> Option<()> {
-    loop {
-        let frame = frames.recv().await?;
-        stream.write_all(&frame).await.ok()?;
+async fn write(mut stream: SendStream, mut frames: mpsc::Receiver<Vec<u8>>) {
+    while let Some(frame) = frames.recv().await {
+        if stream.write_all(&frame).await.is_err() {
+            return;
+        }
     }
+    // Nobody has anything to say any more, but requests may be under way. The stream stays open: its end would be the connection's.
+    std::future::pending().await
 }
 
 async fn read(mut stream: RecvStream, tell: &impl Fn(Event)) {
@@ -189,13 +204,22 @@ async fn datagrams(connection: &Connection, tell: &impl Fn(Event)) -> Option<()>
     }
 }
 
+/// Until nobody but the caller has used the connection for [`LINGER`].
+async fn unused(in_use: &InUse) {
+    let mut idle = false;
+    while !idle || Arc::strong_count(in_use) > 1 {
+        idle = Arc::strong_count(in_use) == 1;
+        tokio::time::sleep(LINGER).await;
+    }
+}
+
 /// Streams of the peer: requests are handed on, of others nothing is known in this version.
-async fn requests(connection: &Connection, tell: &impl Fn(Event)) -> Option<()> {
+async fn requests(connection: &Connection, in_use: &InUse, tell: &impl Fn(Event)) -> Option<()> {
     loop {
         tokio::select! {
             opened = connection.accept_bi() => {
                 let (send, receive) = opened.ok()?;
-                tell(Event::Request(PeerStream { send, receive }));
+                tell(Event::Request(PeerStream { send, receive, _in_use: in_use.clone() }));
             }
             // Dropped, which tells the peer that nobody reads it.
             opened = connection.accept_uni() => drop(opened.ok()?),
@@ -208,13 +232,10 @@ async fn requests(connection: &Connection, tell: &impl Fn(Event)) -> Option<()> 
 pub struct PeerStream {
     send: SendStream,
     receive: RecvStream,
+    _in_use: InUse,
 }
 
 impl PeerStream {
-    pub fn new(send: SendStream, receive: RecvStream) -> Self {
-        Self { send, receive }
-    }
-
     /// Reads the first byte; is it a request of a kind that this version knows?
     pub(super) async fn is_request(&mut self) -> bool {
         matches!(timeout(FIRST_BYTE, self.receive.read_u8()).await, Ok(Ok(REQUEST)))

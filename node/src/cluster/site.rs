@@ -22,6 +22,7 @@ use super::endpoint::{self, canonical};
 use super::identity::Identity;
 use super::links::{self, Event, Link, Newcomer, PeerStream};
 use crate::classify::KeyHash;
+use crate::ledger::metrics::SiteCounts;
 use crate::os::clock::Clock;
 use crate::os::{entropy, tasks};
 
@@ -100,11 +101,11 @@ pub enum Confirmation {
 
 /// What was counted since the start.
 #[derive(Debug, Default)]
-pub struct Counters {
-    pub handshakes_refused: AtomicU64,
-    pub frames_received: AtomicU64,
-    pub frames_sent: AtomicU64,
-    pub misbehaved: AtomicU64,
+struct Counters {
+    handshakes_refused: AtomicU64,
+    frames_received: AtomicU64,
+    frames_sent: AtomicU64,
+    misbehaved: AtomicU64,
 }
 
 /// See the module head. Cheap to clone.
@@ -233,8 +234,11 @@ impl Site {
         self.0.own
     }
 
-    pub fn counters(&self) -> &Counters {
-        &self.0.counters
+    pub fn counts(&self) -> SiteCounts {
+        let Counters { handshakes_refused, frames_received, frames_sent, misbehaved } = &self.0.counters;
+        let [handshakes_refused, frames_received, frames_sent, misbehaved] =
+            [handshakes_refused, frames_received, frames_sent, misbehaved].map(|count| count.load(Ordering::Relaxed));
+        SiteCounts { handshakes_refused, frames_received, frames_sent, misbehaved }
     }
 
     /// The site as this node sees it.
@@ -250,6 +254,11 @@ impl Site {
     /// How long a packet takes to a peer and back, if there is a connection.
     pub fn round_trip(&self, peer: NodeId) -> Option<Duration> {
         self.0.state().links.get(&peer).and_then(|links| links.last()).map(Link::round_trip)
+    }
+
+    /// What people call a node; its id when it has said nothing.
+    pub fn name_of(&self, node: NodeId) -> String {
+        self.0.state().cluster.name_of(node).map_or_else(|| node.to_string(), plain)
     }
 
     /// For lists handed to clients: see [`Cluster::nodes_by_load`].
@@ -386,8 +395,12 @@ impl Site {
     }
 
     fn count_requests(&self) {
-        let requests = std::mem::take(&mut *self.0.requests.lock().unwrap_or_else(PoisonError::into_inner));
-        requests.into_iter().for_each(|key| self.0.tell(Input::Requested(key)));
+        let mut requests = std::mem::take(&mut *self.0.requests.lock().unwrap_or_else(PoisonError::into_inner));
+        requests.sort_unstable();
+        for same in requests.chunk_by(|a, b| a == b) {
+            let times = u32::try_from(same.len()).unwrap_or(u32::MAX);
+            self.0.tell(Input::RequestedOften { key: same[0], times });
+        }
     }
 
     fn run(&self, errand: Errand, host: &dyn Host) {
@@ -559,7 +572,8 @@ impl Inner {
             Output::Dial(address) => drop(self.errands.send(Errand::Dial(address))),
             Output::Copy { key, from } => drop(self.errands.send(Errand::Copy { key, from })),
             Output::Disconnect { peer, connection, why } => {
-                if let Some(link) = state.unlink(peer, connection) {
+                let link = state.unlink(peer, connection);
+                if let Some(link) = link.filter(|_| why != Why::Spare) {
                     link.close(why);
                 }
             }
@@ -703,6 +717,12 @@ impl std::fmt::Debug for Site {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "Site({})", self.0.own)
     }
+}
+
+/// A name that can stand in a header field and in a log, whatever a node calls itself.
+fn plain(name: &str) -> String {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
+    name.chars().map(|c| if is_plain(c) { c } else { '_' }).collect()
 }
 
 fn of(key: &KeyHash) -> Key {

@@ -38,6 +38,8 @@ pub struct Told {
 #[derive(Debug)]
 pub struct PeerSource {
     call: Call,
+    /// What people call the peer.
+    name: String,
     sending: Sending,
     /// The offset of the next byte.
     at: u64,
@@ -131,13 +133,19 @@ impl Site {
             return None;
         };
         let end = range.end.min(told.total.unwrap_or(u64::MAX));
-        Some((PeerSource { call, sending, at: range.start, end }, told))
+        let name = self.name_of(peer);
+        Some((PeerSource { call, name, sending, at: range.start, end }, told))
     }
 }
 
 impl PeerSource {
     pub fn peer(&self) -> NodeId {
         self.call.peer
+    }
+
+    /// What people call it.
+    pub fn name(&self) -> &str {
+        &self.name
     }
 
     /// For the other parts of the same object, from this peer or another.

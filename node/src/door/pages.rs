@@ -6,7 +6,7 @@ use http::{HeaderValue, Method, Response, StatusCode};
 
 use super::page;
 use crate::fault::Fault;
-use crate::ledger::status::{Health, Lookup, Status, Verify};
+use crate::ledger::status::{Drain, Health, Lookup, Status, Verify};
 
 /// What the pages ask of the node.
 pub trait Operations: Send + Sync {
@@ -20,6 +20,12 @@ pub trait Operations: Send + Sync {
     fn begin_verify(&self) -> Verify;
     /// How far that has come, if it ever began.
     fn verify(&self) -> Option<Verify>;
+    /// Begins to hand over what only this node has, unless that is under way; says how far it has come.
+    fn begin_drain(&self) -> Drain;
+    /// How far that has come; `None` when the node is not leaving.
+    fn drain(&self) -> Option<Drain>;
+    /// The node stays after all.
+    fn end_drain(&self);
 }
 
 /// Answers a page. `trusted` is the control socket: only there things can be changed.
@@ -44,6 +50,12 @@ pub async fn answer(operations: &dyn Operations, method: &Method, path: &str, tr
         "/-/api/verify" if reads && trusted => match operations.verify() {
             Some(verify) => json(&verify),
             None => text(StatusCode::NOT_FOUND, "text/plain", "nothing is being verified\n".into()),
+        },
+        "/-/api/drain" if method == Method::POST && trusted => json(&operations.begin_drain()),
+        "/-/api/drain" if method == Method::DELETE && trusted => json(&operations.end_drain()),
+        "/-/api/drain" if reads && trusted => match operations.drain() {
+            Some(drain) => json(&drain),
+            None => text(StatusCode::NOT_FOUND, "text/plain", "the node is not leaving\n".into()),
         },
         "/" | "/-" | "/-/" | "/-/api/status" | "/-/api/health" | "/-/metrics" | "/-/health" => {
             text(StatusCode::METHOD_NOT_ALLOWED, "text/plain", "these pages can only be read\n".into())
@@ -154,6 +166,16 @@ mod tests {
         fn verify(&self) -> Option<Verify> {
             (self.changes.load(Ordering::Relaxed) > 0).then(|| Verify { objects: 4, ..Verify::default() })
         }
+        fn begin_drain(&self) -> Drain {
+            self.changes.fetch_add(1, Ordering::Relaxed);
+            Drain { handed: 5, ..Drain::default() }
+        }
+        fn drain(&self) -> Option<Drain> {
+            None
+        }
+        fn end_drain(&self) {
+            self.changes.fetch_add(1, Ordering::Relaxed);
+        }
     }
 
     async fn asked(node: &Fake, method: &str, path: &str, trusted: bool) -> (u16, String) {
@@ -182,6 +204,9 @@ mod tests {
             ("POST", "/-/api/purge?x"),
             ("POST", "/-/api/verify"),
             ("GET", "/-/api/verify"),
+            ("POST", "/-/api/drain"),
+            ("DELETE", "/-/api/drain"),
+            ("GET", "/-/api/drain"),
             ("GET", "/-/api/lookup?x"),
         ] {
             assert_eq!(asked(&node, method, path, false).await.0, 404, "{path}");
@@ -197,7 +222,10 @@ mod tests {
         assert_eq!(asked(&node, "POST", "/-/api/purge?prefix=ab", true).await, (200, "3".into()));
         assert!(asked(&node, "POST", "/-/api/verify", true).await.1.contains("\"objects\":3"));
         assert!(asked(&node, "GET", "/-/api/verify", true).await.1.contains("\"objects\":4"));
-        assert_eq!(node.changes.load(Ordering::Relaxed), 3);
+        assert_eq!(asked(&node, "GET", "/-/api/drain", true).await.0, 404, "it is not leaving");
+        assert!(asked(&node, "POST", "/-/api/drain", true).await.1.contains("\"handed\":5"));
+        assert_eq!(asked(&node, "DELETE", "/-/api/drain", true).await, (200, "null".into()));
+        assert_eq!(node.changes.load(Ordering::Relaxed), 5);
         assert_eq!(asked(&node, "GET", "/-/api/purge?x", true).await.0, 404, "reading changes nothing");
         let (status, body) = asked(&node, "GET", "/-/api/lookup?x%26y", true).await;
         assert_eq!((status, body.as_str()), (400, "bad request: x&y\n"));

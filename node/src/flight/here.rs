@@ -23,11 +23,11 @@ impl Flights {
     /// # Errors
     /// What is stored cannot be read.
     pub async fn here(&self, key: &KeyHash, known: Option<ObjectId>) -> Result<Here, Fault> {
-        if known.is_none() {
-            self.expected(key).await;
-            if let Some(flight) = self.join_in_the_air(key).await {
-                return Ok(Here::Flying(flight.reader()));
-            }
+        self.expected(key).await;
+        if let Some(flight) = self.join_in_the_air(key).await
+            && (known.is_none() || known == flight.expected())
+        {
+            return Ok(Here::Flying(flight.reader()));
         }
         let Some(entry) = self.0.store.lookup(*key).await? else { return Ok(Here::Nothing) };
         if known.is_some_and(|known| known != entry.object) {
@@ -38,7 +38,7 @@ impl Flights {
     }
 
     /// Until it is dropped peers that ask for this key wait: this node is about to begin the download, or to follow another's.
-    pub fn expect(&self, key: KeyHash) -> Expectation {
+    pub fn announce(&self, key: KeyHash) -> Expectation {
         let (ended, end) = watch::channel(());
         self.expectations().insert(key, end);
         Expectation { flights: self.clone(), key, _ended: ended }
@@ -63,7 +63,7 @@ impl Flights {
     }
 }
 
-/// See [`Flights::expect`].
+/// See [`Flights::announce`].
 pub struct Expectation {
     flights: Flights,
     key: KeyHash,

@@ -25,6 +25,9 @@ use crate::upstream::{Patience, Request};
 /// A source that answers but brings nothing new this many times in a row is given up.
 const FRUITLESS_MAX: u32 = 3;
 
+/// Peers that break off one after the other, without a byte in between.
+const PEER_FAULTS_MAX: u32 = 16;
+
 /// How long a flight goes on trying to reach a source at all.
 const UNREACHABLE_MAX: Duration = Duration::from_secs(30);
 
@@ -248,12 +251,14 @@ struct Attempts {
     source: usize,
     fruitless: u32,
     unreachable: u32,
+    peers: u32,
     waited: Duration,
 }
 
 impl Attempts {
     /// Chooses the source and waits; the fault when it is time to give up.
     async fn after(&mut self, flight: &Flight, fault: Fault) -> Result<(), Fault> {
+        tracing::info!(url = %flight.plan().url, %fault, "a source failed");
         let delay = self.delay(&fault, flight.sources.len()).ok_or(fault)?;
         tokio::time::sleep(delay).await;
         self.waited += delay;
@@ -263,7 +268,8 @@ impl Attempts {
     fn delay(&mut self, fault: &Fault, sources: usize) -> Option<Duration> {
         // Each peer is tried once: what one does says nothing of the others, and nothing of upstream.
         if fault.whose == Whose::Peer {
-            return Some(Duration::ZERO);
+            self.peers += 1;
+            return (self.peers <= PEER_FAULTS_MAX).then_some(Duration::ZERO);
         }
         let final_fault = match &fault.cause {
             // Waiting longer for the only source would hold everybody up; who asks again gets another connection.

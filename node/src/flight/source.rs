@@ -14,12 +14,15 @@ use crate::cluster::site::{Claimed, Grant};
 use crate::cluster::source::{PeerSource, Told};
 use crate::cluster::transfer::Known;
 use crate::fault::Fault;
-use crate::ledger::Ledger;
+use crate::ledger::{Hierarchy, Ledger};
 use crate::store::{GroupList, ObjectId};
 use crate::upstream::Answer;
 
 /// A peer whose first words are waited for longer than this does not answer.
 const FIRST_BYTE: Duration = Duration::from_millis(500);
+
+/// Peers to which the site sends a download in turn.
+const FOLLOWED_MAX: usize = 4;
 
 /// Peers that one download tries.
 const PEERS_MAX: usize = 8;
@@ -43,7 +46,7 @@ impl Source {
     pub(super) fn host(&self) -> String {
         match self {
             Self::Upstream(answer) => answer.url.host().to_owned(),
-            Self::Peer(peer) => peer.peer().to_string(),
+            Self::Peer(peer) => peer.name().to_owned(),
         }
     }
 
@@ -51,7 +54,7 @@ impl Source {
     pub(super) fn via(&self) -> String {
         match self {
             Self::Upstream(answer) => answer.via.to_string(),
-            Self::Peer(peer) => format!("SIBLING_HIT/{}", peer.peer()),
+            Self::Peer(peer) => Hierarchy::Sibling(peer.name()).to_string(),
         }
     }
 
@@ -107,10 +110,15 @@ impl Flight {
         self.ties.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Does it come from another node of the site?
-    pub fn is_from_peer(&self) -> bool {
+    /// The node of the site that it comes from, if any.
+    pub fn peer(&self) -> Option<NodeId> {
         let ties = self.ties();
-        ties.last.is_some() && ties.grant.is_none()
+        ties.last.filter(|_| ties.grant.is_none())
+    }
+
+    /// Will the store have it?
+    pub fn is_kept(&self) -> bool {
+        self.keep
     }
 
     /// Does the peer that it comes from have all of it?
@@ -150,20 +158,29 @@ impl Flight {
                 return Some(found);
             }
         }
-        let broken = {
-            let ties = self.ties();
-            if ties.grant.is_some() {
-                return None;
+        for _ in 0..FOLLOWED_MAX {
+            let broken = {
+                let ties = self.ties();
+                if ties.grant.is_some() {
+                    return None;
+                }
+                ties.last
+            };
+            match site.claim(&key, broken).await {
+                Claimed::Granted(grant) => {
+                    self.ties().grant = Some(grant);
+                    return None;
+                }
+                Claimed::Follow(peer) => {
+                    // What came from it before may have been cut off for a moment only.
+                    self.ties().peers.remove(&peer);
+                    if let Some(found) = self.try_peer(flights, peer, gap, FIRST_BYTE).await {
+                        return Some(found);
+                    }
+                }
             }
-            ties.last
-        };
-        match site.claim(&key, broken).await {
-            Claimed::Granted(grant) => {
-                self.ties().grant = Some(grant);
-                None
-            }
-            Claimed::Follow(peer) => self.try_peer(flights, peer, gap, FIRST_BYTE).await,
         }
+        None
     }
 
     async fn try_peer(

@@ -171,6 +171,7 @@ impl Journey {
     async fn serve(&self, asked: &Asked, classified: Classified) -> Result<Reply, Fault> {
         let key = asked.key.key_hash();
         let demand = Demand::of(&asked.fields);
+        self.0.site.requested(&key);
         if let Some(hot) = self.0.store.lookup_hot(&key)
             && self.decide(&classified, Some(&hot.entry), demand) == Decision::Serve
         {
@@ -193,7 +194,9 @@ impl Journey {
                 Some(flight) if asked.method == Method::GET => {
                     Ok(self.flying_reply(asked, &flight, Outcome::Collapsed))
                 }
-                _ if cached.is_none() && asked.method == Method::HEAD => self.pass_own(asked, &classified).await,
+                _ if asked.method == Method::HEAD && cached.is_none() && self.0.site.plan(&key).sources.is_empty() => {
+                    self.pass_own(asked, &classified).await
+                }
                 _ => self.ask_and_reply(asked, classified, cached, demand).await,
             },
         }
@@ -243,7 +246,7 @@ impl Journey {
             Resolution::Flight(flight) => {
                 let outcome = match (joined, had) {
                     (true, _) => Outcome::Collapsed,
-                    (false, _) if flight.is_from_peer() => Outcome::PeerHit,
+                    (false, _) if flight.peer().is_some() => Outcome::PeerHit,
                     (false, true) => Outcome::RefreshModified,
                     (false, false) => Outcome::Miss,
                 };
@@ -301,6 +304,17 @@ impl Journey {
     fn not_cached(&self, asked: &Asked) -> Reply {
         let text = format!("Gateway Timeout\n\n{} is not cached, and the request asked for nothing else.\n", asked.url);
         Reply::text(StatusCode::GATEWAY_TIMEOUT, text, Outcome::Miss)
+    }
+
+    /// One member for each node that took part (RFC 9211): the peer, if there was one, then this node.
+    fn cache_status_with(&self, flight: &Flight, outcome: Outcome) -> HeaderValue {
+        let own = self.cache_status(outcome);
+        let Some(peer) = flight.peer().map(|peer| self.0.site.name_of(peer)) else { return own };
+        let theirs = if flight.is_whole_at_peer() { "hit" } else { "fwd=uri-miss; collapsed" };
+        let own = own.to_str().unwrap_or_default();
+        let stored = if outcome == Outcome::PeerHit && flight.is_kept() { "; stored" } else { "" };
+        HeaderValue::try_from(format!("{peer}; {theirs}, {own}{stored}"))
+            .unwrap_or_else(|_| HeaderValue::from_static("imirror"))
     }
 
     fn cache_status(&self, outcome: Outcome) -> HeaderValue {

@@ -126,6 +126,7 @@ impl Journey {
             self.0.store.lookup_hot(&hot.entry.key);
         });
         self.0.store.touch(&hot.entry, now);
+        self.0.site.requested(&hot.entry.key);
         let segments = Segments::whole(Some(hot.entry.size));
         let content = Content::Stored(Stored { entry: hot.entry.clone(), blob: hot.blob.clone() }, segments);
         Some((shortcut, Reply { status: StatusCode::OK, fields, content, outcome, from: None }))

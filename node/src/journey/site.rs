@@ -84,7 +84,7 @@ impl Journey {
             }
         }
         let mut broken = plan.sources.last().map(|source| source.peer);
-        let expectation = self.0.flights.expect(*key);
+        let expectation = self.0.flights.announce(*key);
         for _ in 0..FOLLOWED_MAX {
             match site.claim(key, broken).await {
                 Claimed::Granted(grant) => {

@@ -7,10 +7,20 @@ use super::counters::Amount;
 use super::outcome::{Outcome, Subject};
 use super::status::{Health, Status};
 
+/// What is counted between the nodes of the site, since the start.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct SiteCounts {
+    pub handshakes_refused: u64,
+    pub frames_received: u64,
+    pub frames_sent: u64,
+    pub misbehaved: u64,
+}
+
 /// The page for `/-/metrics`.
-pub fn render(ledger: &Ledger, status: &Status, health: &Health) -> String {
+pub fn render(ledger: &Ledger, status: &Status, health: &Health, site: SiteCounts) -> String {
     let mut page = Page(String::with_capacity(8 * 1024));
     info(&mut page, status, health);
+    between_nodes(&mut page, site);
     requests(&mut page, ledger);
     bytes(&mut page, ledger);
     events(&mut page, ledger);
@@ -37,6 +47,19 @@ fn info(page: &mut Page, status: &Status, health: &Health) {
     page.sample(&[], health.degraded.len());
     page.family("imirror_upstreams_unreachable", "gauge", "Hosts remembered as unreachable.");
     page.sample(&[], health.unreachable.len());
+}
+
+fn between_nodes(page: &mut Page, site: SiteCounts) {
+    let families = [
+        ("imirror_handshakes_refused_total", "Connections of nodes that were not let in.", site.handshakes_refused),
+        ("imirror_frames_received_total", "Messages from other nodes.", site.frames_received),
+        ("imirror_frames_sent_total", "Messages to other nodes.", site.frames_sent),
+        ("imirror_misbehaved_total", "How often a node did what no sound node does.", site.misbehaved),
+    ];
+    for (name, help, count) in families {
+        page.family(name, "counter", help);
+        page.sample(&[], count);
+    }
 }
 
 fn requests(page: &mut Page, ledger: &Ledger) {
@@ -135,7 +158,7 @@ mod tests {
         ledger.failed(&crate::fault::Fault::bad_request("x"));
         let mut status = Status::example();
         status.node.name = "a\"b".into();
-        let page = render(&ledger, &status, &Health::default());
+        let page = render(&ledger, &status, &Health::default(), SiteCounts::default());
         let mut family = "";
         for line in page.lines() {
             match line.strip_prefix("# TYPE ") {

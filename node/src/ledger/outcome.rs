@@ -97,7 +97,7 @@ impl Outcome {
     pub fn cache_status(self) -> &'static str {
         match self {
             Self::MemoryHit | Self::Hit => "hit",
-            Self::PeerHit => "fwd=uri-miss; stored",
+            Self::PeerHit => "fwd=uri-miss",
             Self::Miss => "fwd=uri-miss; stored",
             Self::Collapsed => "fwd=uri-miss; collapsed",
             Self::RefreshUnmodified => "hit; fwd=stale; fwd-status=304",

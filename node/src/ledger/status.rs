@@ -107,6 +107,7 @@ pub struct Member {
     /// 0 is idle, 1 is as busy as it can be.
     pub load: f64,
     /// Of a packet from the node that answers, in milliseconds; `None` of itself, and where there is no connection.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub round_trip_ms: Option<f64>,
 }
 
@@ -226,6 +227,19 @@ pub struct Verify {
     pub finished: bool,
     /// It ended early; the node's log says why.
     pub failed: bool,
+}
+
+/// How far `imirror drain` has come.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Drain {
+    /// Objects looked at, of those that there were at the beginning.
+    pub objects: u64,
+    pub objects_total: u64,
+    /// Those that no other node had, and one has now.
+    pub handed: u64,
+    /// Those that no other node has or takes.
+    pub left: u64,
+    pub finished: bool,
 }
 
 /// Times as `2026-11-01T09:43:05.123Z`.

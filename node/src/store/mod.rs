@@ -275,7 +275,13 @@ impl Store {
         let _ = self.0.watcher.set(watcher);
     }
 
-    /// Tells the watcher of every entry. Blocks for as long as it takes to read the index.
+    /// Each entry, in the order of their keys. Blocks for as long as it takes to read them.
+    pub fn each(&self, each: impl FnMut(Arc<Entry>)) -> Result<(), Fault> {
+        self.settle();
+        self.for_all(each)
+    }
+
+    /// Tells the watcher of every entry. Blocks as [`Self::each`] does.
     pub fn tell_all(&self) -> Result<(), Fault> {
         let Some(watcher) = self.0.watcher.get() else { return Ok(()) };
         self.for_all(|entry| {

@@ -76,6 +76,13 @@ pub enum Input {
     },
     /// A client asked for this: counted for popularity, nothing else.
     Requested(Key),
+    /// The same, so many times since it was last told.
+    RequestedOften {
+        /// What.
+        key: Key,
+        /// How often.
+        times: u32,
+    },
     /// A client asked for a package of this name (with its architecture, say); the first 64 bytes count.
     RequestedName(String),
 

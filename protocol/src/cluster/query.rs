@@ -97,6 +97,11 @@ impl Cluster {
         self.membership.live().keys().copied().filter(|peer| self.peers.is_greeted(*peer))
     }
 
+    /// What people call a node, if it has said so.
+    pub fn name_of(&self, node: NodeId) -> Option<&str> {
+        self.profiles.get(&node).map(|profile| profile.name.as_str()).filter(|name| !name.is_empty())
+    }
+
     /// For lists handed to clients: live nodes that don't leave, this one too, the least loaded first; with the address at which
     /// each serves clients. Of nodes about equally loaded each `client`, any number that tells clients apart, gets others first.
     pub fn nodes_by_load(&self, client: u64) -> Vec<(NodeId, Option<SocketAddr>)> {

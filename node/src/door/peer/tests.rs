@@ -362,7 +362,7 @@ async fn a_download_that_breaks_off_says_so() {
 async fn a_download_that_is_about_to_begin_is_waited_for() {
     let dir = tempfile::tempdir().unwrap();
     let node = Node::new(&dir);
-    let expectation = node.flights.expect(Url::parse(A).unwrap().key_hash());
+    let expectation = node.flights.announce(Url::parse(A).unwrap().key_hash());
     let (mine, theirs) = duplex(1024);
     // The peer is told again and again that the node is alive: it does not give up.
     let patience = Patience { first_byte: ALIVE_EVERY * 3, stall: LONG };

@@ -1,0 +1,244 @@
+//! Several nodes as one mirror (R7, R8c, R9, R10): real processes on loopback that know each other by seeds.
+
+use std::process::Command;
+
+use imirror_tests::content;
+use imirror_tests::http::Connection;
+use imirror_tests::node::{Node, free_port};
+use imirror_tests::origin::{Origin, Page, Trouble};
+
+const RPM: &str = "/Packages/a-1-1.x86_64.rpm";
+const REPOMD: &str = "/repodata/repomd.xml";
+const TOKEN: &str = "im1or3wk3tupeqhgzldojsxiidcpf2gk4zb33e5pn72";
+const NAMES: [&str; 4] = ["lab1", "lab2", "lab3", "lab4"];
+
+/// So many nodes of one site, each of which knows all the others.
+fn site(nodes: usize, origin: &Origin) -> Vec<Node> {
+    let site = not_joined(nodes, origin);
+    site.iter().for_each(|node| node.wait_for(|| alive(node) == nodes));
+    site
+}
+
+fn not_joined(nodes: usize, origin: &Origin) -> Vec<Node> {
+    let addresses: Vec<_> = (0..nodes).map(|_| free_port()).collect();
+    let seeds: Vec<_> = addresses.iter().map(ToString::to_string).collect();
+    let start = |(place, address)| {
+        let mut node = Node::new(address, &[origin.address()], "")
+            .with_variable("IMIRROR_NAME", NAMES[place])
+            .with_variable("IMIRROR_SITE_TOKEN", TOKEN)
+            .with_variable("IMIRROR_SITE_SEEDS", seeds.join(","));
+        node.run();
+        node
+    };
+    addresses.into_iter().enumerate().map(start).collect()
+}
+
+/// How many nodes of its site a node knows to be alive, itself among them.
+fn alive(node: &Node) -> usize {
+    let status = node.status();
+    let nodes = status["site"]["nodes"].as_array().unwrap();
+    nodes.iter().filter(|node| node["state"] == "alive").count()
+}
+
+/// Waits until all others know that a node holds so many objects.
+fn wait_until_known(site: &[Node], holder: usize, objects: u64) {
+    for node in site {
+        node.wait_for(|| {
+            let status = node.status();
+            let nodes = status["site"]["nodes"].as_array().unwrap();
+            nodes.iter().any(|node| node["name"] == NAMES[holder] && node["objects"] == objects)
+        });
+    }
+}
+
+fn traffic(node: &Node, name: &str) -> u64 {
+    node.status()["traffic"][name].as_u64().unwrap()
+}
+
+fn open(node: &Node, url: &str) -> Connection {
+    let mut connection = Connection::open(&node.address());
+    let host = url.split('/').nth(2).unwrap();
+    connection.send(&format!("GET {url} HTTP/1.1\r\nHost: {host}\r\n\r\n"));
+    connection
+}
+
+#[test]
+fn r9_nodes_with_one_token_find_each_other_and_again_after_a_kill() {
+    let origin = Origin::start();
+    let mut site = site(3, &origin);
+    let id = |node: &Node| node.status()["node"]["id"].as_str().unwrap().to_owned();
+    let before = id(&site[2]);
+    site[2].kill();
+    site[0].wait_for(|| alive(&site[0]) == 2);
+    site[2].run();
+    site.iter().for_each(|node| node.wait_for(|| alive(node) == 3));
+    assert_eq!(id(&site[2]), before, "a node keeps its identity");
+    let shown = site[0].command(&["nodes"]).output().unwrap();
+    let shown = String::from_utf8(shown.stdout).unwrap();
+    assert!(NAMES[..3].iter().all(|name| shown.contains(name)), "{shown}");
+    // Who goes says so: the others need not find out.
+    site[1].stop();
+    site[0].wait_for(|| alive(&site[0]) == 2);
+}
+
+#[test]
+fn r9_a_foreign_token_is_kept_out() {
+    let origin = Origin::start();
+    let site = site(2, &origin);
+    let mut stranger = Node::new(free_port(), &[], "")
+        .with_variable("IMIRROR_NAME", "stranger")
+        .with_variable("IMIRROR_SITE_SEEDS", site[0].address());
+    stranger.run();
+    site[0].wait_for_words("was not let in");
+    assert_eq!((alive(&site[0]), alive(&stranger)), (2, 1));
+    // It tries again and again, and is complained of once.
+    let refused = || {
+        let metrics = imirror_tests::http::request(&site[0].address(), "GET", "/-/metrics", "lab1", &[]);
+        let metrics = String::from_utf8(metrics.body).unwrap();
+        let line = metrics.lines().find_map(|line| line.strip_prefix("imirror_handshakes_refused_total "));
+        line.unwrap().parse::<u64>().unwrap()
+    };
+    site[0].wait_for(|| refused() >= 3);
+    assert_eq!(site[0].log().matches("was not let in").count(), 1);
+}
+
+#[test]
+fn r9_a_machine_joins_by_one_line() {
+    let origin = Origin::start();
+    let mut first = Node::new(free_port(), &[], "").with_variable("IMIRROR_NAME", "lab1");
+    first.run();
+    let shown = first.command(&["site", "show", "--json"]).output().unwrap();
+    let shown: serde_json::Value = serde_json::from_slice(&shown.stdout).unwrap();
+    let token = shown["token"].as_str().unwrap();
+    assert!(!first.log().contains(token), "a secret is never logged");
+    let mut second = Node::new(free_port(), &[origin.address()], "")
+        .with_variable("IMIRROR_NAME", "lab2")
+        .with_variable("IMIRROR_SITE_SEEDS", first.address());
+    let wrong = second.command(&["join", &token.replace(&token[9..10], if &token[9..10] == "a" { "b" } else { "a" })]);
+    assert_eq!(status_of(wrong), 2, "a mistyped token is refused");
+    assert_eq!(status_of(second.command(&["join", token])), 0);
+    second.run();
+    second.wait_for(|| alive(&second) == 2);
+    assert_eq!(second.status()["site"]["id"], shown["id"]);
+}
+
+fn status_of(mut command: Command) -> i32 {
+    command.output().unwrap().status.code().unwrap()
+}
+
+#[test]
+fn r7_a_package_of_one_node_costs_no_upstream_byte_at_another() {
+    let origin = Origin::start();
+    let site = site(3, &origin);
+    // More than one group, and of no whole number of them.
+    let body = content(1, 3_000_001);
+    origin.put(RPM, Page::new(body.clone()));
+    let url = origin.url(RPM);
+    assert!(site[0].get(&url).body == body);
+    wait_until_known(&site, 0, 1);
+    let answer = site[1].get(&url);
+    assert!(answer.complete && answer.body == body);
+    let status = answer.field("cache-status").unwrap();
+    assert!(status.starts_with("lab1; hit, lab2; fwd=uri-miss"), "{status}");
+    let range = site[2].get_with(&url, &["Range: bytes=2000000-2000999"]);
+    assert!(range.status == 206 && range.body == body[2_000_000..2_001_000]);
+    assert_eq!(origin.seen(RPM).len(), 1, "upstream was asked once");
+    assert_eq!((traffic(&site[1], "peer_hits"), traffic(&site[1], "bytes_from_peers")), (1, body.len() as u64));
+    assert_eq!(traffic(&site[1], "bytes_from_upstream"), 0);
+    site[0].wait_for(|| traffic(&site[0], "bytes_to_peers") >= body.len() as u64);
+    // Upstream is gone, and so is the first node: the site still has it.
+    origin.set_down(true);
+    assert!(site[2].get(&url).body == body);
+}
+
+#[test]
+fn r8c_who_asks_in_the_same_moment_anywhere_shares_one_fetch() {
+    let origin = Origin::start();
+    let site = site(4, &origin);
+    let body = content(1, 5_000_000);
+    origin.put(RPM, Page::new(body.clone()).with(Trouble::StallAt(1_000_000)));
+    let url = origin.url(RPM);
+    let mut clients: Vec<_> = site.iter().flat_map(|node| (0..5).map(|_| open(node, &url))).collect();
+    for client in &mut clients {
+        assert_eq!(client.head().unwrap().0, 200);
+        assert!(client.read(1_000_000) == body[..1_000_000], "what has come goes on to all at once (R8b)");
+    }
+    origin.release();
+    assert!(clients.iter_mut().all(|client| client.read(4_000_000) == body[1_000_000..]));
+    assert_eq!((origin.seen(RPM).len(), origin.sent(RPM)), (1, body.len()));
+}
+
+#[test]
+fn r8d_the_node_that_fetches_dies_and_another_goes_on() {
+    let origin = Origin::start();
+    let mut site = site(3, &origin);
+    let body = content(1, 5_000_000);
+    origin.put(RPM, Page::new(body.clone()).with(Trouble::StallAt(2_000_000)));
+    let url = origin.url(RPM);
+    let mut first = open(&site[0], &url);
+    assert!(first.head().is_some() && first.read(2_000_000) == body[..2_000_000]);
+    let mut others: Vec<_> = site[1..].iter().map(|node| open(node, &url)).collect();
+    for client in &mut others {
+        assert!(client.head().is_some() && client.read(2_000_000) == body[..2_000_000]);
+    }
+    site[0].kill();
+    origin.put(RPM, Page::new(body.clone()));
+    for client in &mut others {
+        assert!(client.read(3_000_000) == body[2_000_000..]);
+    }
+    let seen = origin.seen(RPM);
+    assert_eq!(seen.len(), 2, "one of the two went on, for both: {seen:?}");
+    assert!(seen[1].fields.contains_key("range") && seen[1].fields.contains_key("if-range"), "{seen:?}");
+}
+
+#[test]
+fn r10_a_node_that_dies_or_freezes_while_it_sends_is_replaced() {
+    let origin = Origin::start();
+    let mut site = site(3, &origin);
+    let page = Page::new(content(1, 1_000_000)).times(300);
+    let body = content(1, 1_000_000).repeat(300);
+    origin.put(RPM, page);
+    let url = origin.url(RPM);
+    assert!(site[0].get(&url).body == body);
+    wait_until_known(&site, 0, 1);
+    let mut clients: Vec<_> = site[1..].iter().map(|node| open(node, &url)).collect();
+    for client in &mut clients {
+        assert!(client.head().is_some() && client.read(1_000_000) == body[..1_000_000]);
+    }
+    site[0].signal("-STOP");
+    let whole = |client: &mut Connection| client.read(body.len() - 1_000_000) == body[1_000_000..];
+    assert!(whole(&mut clients[0]) && whole(&mut clients[1]));
+    let sent = origin.sent(RPM);
+    assert!(sent < body.len() * 205 / 100, "of what had come at most a twentieth was fetched again: {sent}");
+    site[0].kill();
+}
+
+#[test]
+fn metadata_of_a_peer_is_confirmed_before_it_is_served() {
+    let origin = Origin::start();
+    let site = site(2, &origin);
+    origin.put(REPOMD, Page::new(b"<repomd>1</repomd>".to_vec()));
+    let url = origin.url(REPOMD);
+    assert_eq!(site[0].get(&url).body, b"<repomd>1</repomd>");
+    wait_until_known(&site, 0, 1);
+    assert_eq!(site[1].get(&url).body, b"<repomd>1</repomd>");
+    let seen = origin.seen(REPOMD);
+    assert!(seen.len() == 2 && seen[1].fields.contains_key("if-none-match"), "{seen:?}");
+    origin.put(REPOMD, Page::new(b"<repomd>2</repomd>".to_vec()).modified("Tue, 03 Jan 2023 03:04:05 GMT"));
+    assert_eq!(site[1].get(&url).body, b"<repomd>2</repomd>");
+    assert_eq!(site[0].get(&url).body, b"<repomd>2</repomd>");
+    // Without upstream the site answers with what it has.
+    origin.set_down(true);
+    assert_eq!(site[0].get(&url).body, b"<repomd>2</repomd>");
+}
+
+#[test]
+fn what_nobody_has_is_refused_as_by_one_node() {
+    let origin = Origin::start();
+    let site = site(2, &origin);
+    let url = origin.url("/Packages/none-1-1.x86_64.rpm");
+    assert_eq!((site[0].get(&url).status, site[1].get(&url).status), (404, 404));
+    origin.set_down(true);
+    let answer = site[0].get(&origin.url(RPM));
+    assert!(answer.status >= 502 && String::from_utf8_lossy(&answer.body).contains("No route to host"));
+}
