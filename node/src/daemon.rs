@@ -37,6 +37,7 @@ use crate::ledger::{AccessLog, Ledger, metrics};
 use crate::os::clock::{Clock, Timestamp};
 use crate::os::{net, tasks};
 use crate::repos::Configured;
+use crate::repos::metalink::Root;
 use crate::store::{self, Entry, Store, VerifyReport};
 use crate::upstream::{Own, Upstreams};
 use drain::Leaving;
@@ -153,7 +154,8 @@ impl Parts {
         let upstreams = Upstreams::new(&config.upstream, own, clock.clone());
         let flights = Flights::new(store.clone(), upstreams.clone(), site.clone(), ledger.clone(), clock.clone());
         let repos = Arc::new(Configured::new(&config.repos)?);
-        let metalinks = Metalinks::new(repos.clone(), upstreams.clone(), config.state_dir.join("metalinks"));
+        let metalinks =
+            Metalinks::new(repos.clone(), upstreams.clone(), config.state_dir.join("metalinks"), clock.clone());
         let options = Options { name: config.name.clone(), freshness: config.freshness.clone(), repos: repos.clone() };
         let journey = Journey::new(options, store, flights, upstreams, site.clone(), ledger.clone(), clock.clone())?;
         let (started, verifying) = (clock.now(), Arc::default());
@@ -274,6 +276,20 @@ impl Operations for Parts {
 
     fn metrics(&self) -> String {
         metrics::render(&self.ledger, &self.status(), &self.health(), self.site.counts())
+    }
+
+    fn nodes(&self, client: u64) -> Vec<Option<SocketAddr>> {
+        let own = self.site.own();
+        // One that has no address for clients serves none.
+        let listed = |(node, address): (_, Option<SocketAddr>)| match node == own {
+            true => Some(None),
+            false => address.map(Some),
+        };
+        self.site.nodes_by_load(client).into_iter().filter_map(listed).collect()
+    }
+
+    fn root<'a>(&'a self, repo: &'a str) -> BoxFuture<'a, Option<Arc<Root>>> {
+        Box::pin(self.metalinks.root(repo))
     }
 
     fn lookup(&self, url: String) -> BoxFuture<'_, Result<Lookup, Fault>> {

@@ -10,7 +10,7 @@ use imirror_tests::tls::Authority;
 use imirror_tests::{content, sha256};
 use tempfile::TempDir;
 
-fn run(command: &mut Command) -> String {
+pub(super) fn run(command: &mut Command) -> String {
     let output = command.env_remove("http_proxy").env("LC_ALL", "C").output().unwrap();
     let text = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success(), "{command:?}\n{text}");
@@ -58,7 +58,7 @@ fn two_by_two_of(
 }
 
 /// Makes `repo` below a folder; returns its one package.
-fn deb_repository(root: &Path) -> PathBuf {
+pub(super) fn deb_repository(root: &Path) -> PathBuf {
     let build = root.join("build");
     std::fs::create_dir_all(build.join("DEBIAN")).unwrap();
     std::fs::create_dir_all(build.join("usr/share/hello")).unwrap();
@@ -80,35 +80,47 @@ fn deb_repository(root: &Path) -> PathBuf {
 }
 
 /// `apt-get update` and `apt-get download` in a folder of its own.
-fn apt_get(base: &str, proxy: &str, folder: &Path) -> Vec<u8> {
+pub(super) fn apt_get(base: &str, proxy: &str, folder: &Path) -> Vec<u8> {
+    apt_update(base, proxy, folder);
+    apt_download(proxy, folder)
+}
+
+pub(super) fn apt_update(base: &str, proxy: &str, folder: &Path) {
     for part in ["state/lists/partial", "cache/archives/partial", "etc/apt.conf.d", "etc/preferences.d"] {
         std::fs::create_dir_all(folder.join(part)).unwrap();
     }
     std::fs::write(folder.join("status"), "").unwrap();
     std::fs::write(folder.join("sources.list"), format!("deb [trusted=yes arch=amd64] {base} stable main\n")).unwrap();
-    let get = |words: &[&str]| {
-        let set = |key: &str, value: &str| ["-o".to_owned(), format!("{key}={value}")];
-        let path = |part: &str| folder.join(part).display().to_string();
-        let options = [
-            set("Dir::State", &path("state")),
-            set("Dir::Cache", &path("cache")),
-            set("Dir::Etc", &path("etc")),
-            set("Dir::Etc::sourcelist", &path("sources.list")),
-            set("Dir::State::status", &path("status")),
-            set("APT::Architecture", "amd64"),
-            set("APT::Sandbox::User", "root"),
-            set("Acquire::http::Proxy", proxy),
-            set("Acquire::Languages", "none"),
-        ];
-        run(Command::new("apt-get").current_dir(folder).args(options.concat()).args(words))
-    };
-    get(&["update"]);
-    get(&["download", "imirror-hello"]);
+    run(apt(proxy, folder).arg("update"));
+}
+
+/// After an update.
+pub(super) fn apt_download(proxy: &str, folder: &Path) -> Vec<u8> {
+    run(apt(proxy, folder).args(["download", "imirror-hello"]));
     std::fs::read(find(folder, "imirror-hello_1.0_all.deb").pop().expect("a package")).unwrap()
 }
 
+fn apt(proxy: &str, folder: &Path) -> Command {
+    let set = |key: &str, value: &str| ["-o".to_owned(), format!("{key}={value}")];
+    let path = |part: &str| folder.join(part).display().to_string();
+    let options = [
+        set("Dir::State", &path("state")),
+        set("Dir::Cache", &path("cache")),
+        set("Dir::Etc", &path("etc")),
+        set("Dir::Etc::sourcelist", &path("sources.list")),
+        set("Dir::State::status", &path("status")),
+        set("APT::Architecture", "amd64"),
+        set("APT::Sandbox::User", "root"),
+        set("Acquire::http::Proxy", proxy),
+        set("Acquire::Languages", "none"),
+    ];
+    let mut command = Command::new("apt-get");
+    command.current_dir(folder).args(options.concat());
+    command
+}
+
 #[test]
-fn apt() {
+fn apt_by_each_way() {
     let tree = TempDir::new().unwrap();
     let package = deb_repository(tree.path());
     let origin = Origin::start();
@@ -137,7 +149,7 @@ fn apt_with_an_https_upstream() {
     });
 }
 
-fn rpm_repository(root: &Path) -> PathBuf {
+pub(super) fn rpm_repository(root: &Path) -> PathBuf {
     let spec = "Name: imirror-hello\nVersion: 1.0\nRelease: 1\nSummary: test\nLicense: MIT\nBuildArch: noarch\n%description\ntest\n\
                 %install\nmkdir -p %{buildroot}/usr/share/hello\ncp %{_sourcedir}/data %{buildroot}/usr/share/hello/data\n\
                 %files\n/usr/share/hello/data\n";
@@ -156,6 +168,30 @@ fn rpm_repository(root: &Path) -> PathBuf {
     package
 }
 
+/// Downloads the package of a repository that these lines say how to reach.
+pub(super) fn dnf_install(lines: &str, folder: &Path) -> Command {
+    std::fs::create_dir_all(folder.join("repos")).unwrap();
+    std::fs::write(folder.join("repos/a.repo"), format!("[a]\nname=a\ngpgcheck=0\n{lines}")).unwrap();
+    std::fs::write(folder.join("dnf.conf"), "[main]\n").unwrap();
+    let mut command = Command::new("dnf");
+    command
+        .arg("-y")
+        .arg("--config")
+        .arg(folder.join("dnf.conf"))
+        .arg("--installroot")
+        .arg(folder.join("root"))
+        .arg(format!("--setopt=reposdir={}", folder.join("repos").display()))
+        .arg(format!("--setopt=cachedir={}", folder.join("cache").display()))
+        .args(["--setopt=keepcache=1", "--setopt=fastestmirror=0", "--releasever=1", "--disableplugin=*"])
+        .args(["install", "--downloadonly", "imirror-hello"]);
+    command
+}
+
+/// What it has downloaded.
+pub(super) fn dnf_has(folder: &Path) -> Vec<u8> {
+    std::fs::read(find(folder, "imirror-hello-1.0-1.noarch.rpm").pop().expect("a package")).unwrap()
+}
+
 #[test]
 fn dnf() {
     let tree = TempDir::new().unwrap();
@@ -168,21 +204,8 @@ fn dnf() {
             false => format!("http://{}/{}", node.address(), origin.address()),
         };
         let proxy = if as_proxy { format!("proxy=http://{}\n", node.address()) } else { String::new() };
-        std::fs::create_dir_all(folder.join("repos")).unwrap();
-        std::fs::write(folder.join("repos/a.repo"), format!("[a]\nname=a\nbaseurl={base}\ngpgcheck=0\n{proxy}"))
-            .unwrap();
-        std::fs::write(folder.join("dnf.conf"), "[main]\n").unwrap();
-        run(Command::new("dnf")
-            .arg("-y")
-            .arg("--config")
-            .arg(folder.join("dnf.conf"))
-            .arg("--installroot")
-            .arg(folder.join("root"))
-            .arg(format!("--setopt=reposdir={}", folder.join("repos").display()))
-            .arg(format!("--setopt=cachedir={}", folder.join("cache").display()))
-            .args(["--setopt=keepcache=1", "--setopt=fastestmirror=0", "--releasever=1", "--disableplugin=*"])
-            .args(["install", "--downloadonly", "imirror-hello"]));
-        std::fs::read(find(folder, "imirror-hello-1.0-1.noarch.rpm").pop().expect("a package")).unwrap()
+        run(&mut dnf_install(&format!("baseurl={base}\n{proxy}"), folder));
+        dnf_has(folder)
     });
 }
 

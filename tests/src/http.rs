@@ -26,7 +26,10 @@ pub struct Connection(BufReader<TcpStream>);
 
 impl Connection {
     pub fn open(address: &str) -> Self {
-        let stream = TcpStream::connect(address).expect("the node accepts connections");
+        Self::over(TcpStream::connect(address).expect("the node accepts connections"))
+    }
+
+    pub fn over(stream: TcpStream) -> Self {
         stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
         Self(BufReader::new(stream))
     }
@@ -104,7 +107,11 @@ impl Connection {
 
 /// One request on a connection of its own. `fields` are whole lines.
 pub fn request(address: &str, method: &str, target: &str, host: &str, fields: &[&str]) -> Answer {
-    let mut connection = Connection::open(address);
+    request_over(Connection::open(address), method, target, host, fields)
+}
+
+/// The only request on this connection.
+pub fn request_over(mut connection: Connection, method: &str, target: &str, host: &str, fields: &[&str]) -> Answer {
     let fields: String = fields.iter().map(|line| format!("{line}\r\n")).collect();
     connection.send(&format!("{method} {target} HTTP/1.1\r\nHost: {host}\r\n{fields}Connection: close\r\n\r\n"));
     connection.answer(method == "HEAD").expect("an answer")

@@ -5,6 +5,7 @@
 
 pub mod http;
 pub mod namespace;
+pub mod netns;
 pub mod node;
 pub mod origin;
 pub mod squid;

@@ -2,15 +2,16 @@
 
 use std::ffi::OsString;
 use std::fs::{File, OpenOptions};
-use std::net::{SocketAddr, TcpListener};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
-use crate::http::{Answer, request};
+use crate::http::{Answer, Connection, request_over};
 use crate::namespace::Namespace;
+use crate::netns::Host;
 
 /// A running node; killed and forgotten when dropped.
 pub struct Node {
@@ -20,6 +21,7 @@ pub struct Node {
     /// Added to the environment of the process and of commands.
     environment: Vec<(&'static str, String)>,
     namespace: Option<Namespace>,
+    host: Option<Host>,
     /// Programs that run the program.
     wrapper: Vec<String>,
 }
@@ -38,14 +40,30 @@ impl Node {
 
     /// A node that is not started yet.
     pub fn new(address: SocketAddr, allow: &[&str], more: &str) -> Self {
+        Self::configured(address, |folders| {
+            format!(
+                "name = \"lab1\"\nlisten = \"{address}\"\n{folders}[site]\nmdns = false\n\
+                 [upstream]\nallow = {allow:?}\n{more}"
+            )
+        })
+    }
+
+    /// A node on a host of a [`crate::netns::Lan`], not started yet. All but its name is as it is without a configuration;
+    /// `more` is added to that (tables only).
+    pub fn on(host: &Host, name: &str, more: &str) -> Self {
+        let mut node = Self::configured(SocketAddr::new(host.address(), 3142), |folders| {
+            format!("name = \"{name}\"\n{folders}{more}")
+        });
+        node.host = Some(host.clone());
+        node
+    }
+
+    fn configured(address: SocketAddr, config: impl FnOnce(&str) -> String) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().display();
-        let config = format!(
-            "name = \"lab1\"\nlisten = \"{address}\"\nstate_dir = \"{path}/state\"\ncache_dir = \"{path}/cache\"\n\
-             cache_size = \"1GiB\"\n[site]\nmdns = false\n[upstream]\nallow = {allow:?}\n{more}"
-        );
-        std::fs::write(dir.path().join("imirror.toml"), config).unwrap();
-        Self { dir, address, process: None, environment: Vec::new(), namespace: None, wrapper: Vec::new() }
+        let folders = format!("state_dir = \"{path}/state\"\ncache_dir = \"{path}/cache\"\ncache_size = \"1GiB\"\n");
+        std::fs::write(dir.path().join("imirror.toml"), config(&folders)).unwrap();
+        Self { dir, address, process: None, environment: Vec::new(), namespace: None, host: None, wrapper: Vec::new() }
     }
 
     pub fn with_variable(mut self, name: &'static str, value: impl Into<String>) -> Self {
@@ -76,9 +94,9 @@ impl Node {
         self.process = Some(child);
         let deadline = Instant::now() + Duration::from_secs(30);
         loop {
-            if std::net::TcpStream::connect(self.address).is_ok() {
+            if self.connect().is_ok() {
                 // Accepted by the kernel; served when there is an answer (403 where loopback is not permitted).
-                request(&self.address(), "GET", "/-/health", &self.address(), &[]);
+                self.ask("GET", "/-/health", &self.address(), &[]);
                 return;
             }
             let ended = self.process.as_mut().and_then(|p| p.try_wait().unwrap());
@@ -91,9 +109,10 @@ impl Node {
     pub fn command(&self, arguments: &[&str]) -> Command {
         let mut words = self.wrapper.iter().map(OsString::from).chain([program().into_os_string()]);
         let first = words.next().unwrap();
-        let mut command = match &self.namespace {
-            Some(namespace) => namespace.command(first),
-            None => Command::new(first),
+        let mut command = match (&self.namespace, &self.host) {
+            (Some(namespace), _) => namespace.command(first),
+            (None, Some(host)) => host.command(first),
+            (None, None) => Command::new(first),
         };
         command.args(words);
         command.args(arguments).arg("--config").arg(self.dir.path().join("imirror.toml"));
@@ -134,7 +153,20 @@ impl Node {
 
     pub fn get_with(&self, url: &str, fields: &[&str]) -> Answer {
         let host = url.split('/').nth(2).unwrap();
-        request(&self.address(), "GET", url, host, fields)
+        self.ask("GET", url, host, fields)
+    }
+
+    /// Any request, from the host where the node is.
+    pub fn ask(&self, method: &str, target: &str, host: &str, fields: &[&str]) -> Answer {
+        let stream = self.connect().expect("the node accepts connections");
+        request_over(Connection::over(stream), method, target, host, fields)
+    }
+
+    fn connect(&self) -> std::io::Result<TcpStream> {
+        match &self.host {
+            Some(host) => host.connect(self.address),
+            None => TcpStream::connect(self.address),
+        }
     }
 
     /// As a power cut would.

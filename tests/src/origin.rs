@@ -9,6 +9,10 @@ use std::time::Duration;
 
 use crate::sha256;
 
+fn loopback() -> TcpListener {
+    TcpListener::bind("127.0.0.1:0").unwrap()
+}
+
 /// What is served under a path.
 #[derive(Debug, Clone)]
 pub struct Page {
@@ -118,16 +122,20 @@ impl Page {
 
 impl Origin {
     pub fn start() -> Self {
-        Self::start_with(None)
+        Self::start_with(loopback(), None)
     }
 
     /// One that is asked over https.
     pub fn start_tls(identity: Arc<rustls::ServerConfig>) -> Self {
-        Self::start_with(Some(identity))
+        Self::start_with(loopback(), Some(identity))
     }
 
-    fn start_with(identity: Option<Arc<rustls::ServerConfig>>) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    /// One that is reached elsewhere, say at the uplink of a [`crate::netns::Lan`].
+    pub fn start_on(listener: TcpListener) -> Self {
+        Self::start_with(listener, None)
+    }
+
+    fn start_with(listener: TcpListener, identity: Option<Arc<rustls::ServerConfig>>) -> Self {
         let origin = Self(Arc::new(Shared {
             address: listener.local_addr().unwrap().to_string(),
             scheme: if identity.is_some() { "https" } else { "http" },

@@ -4,16 +4,28 @@ use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream, ToSocketAddrs};
 use std::time::Duration;
 
+use crate::cluster::discovery;
+
 /// apt waits for this answer before it does anything.
 const PATIENCE: Duration = Duration::from_millis(500);
 
-/// The line that apt reads: the first node that answers, or `DIRECT`.
-pub(super) fn proxy(nodes: &[String], listen: Option<SocketAddr>) -> String {
+/// Nothing is announced twice within a second (RFC 6762 section 6), and apt asks for each of its hosts: the second question
+/// of this wait is answered in any case.
+const LOOKED_FOR: Duration = Duration::from_millis(1500);
+
+/// The line that apt reads: the first node that answers, or `DIRECT`. Where none is named and none is here, one that announces
+/// itself on this network will do, if `mdns` permits.
+pub(super) fn proxy(nodes: &[String], listen: Option<SocketAddr>, mdns: bool) -> String {
     let local = listen.map(|listen| match listen.ip() {
         ip if ip.is_unspecified() => SocketAddr::from((Ipv4Addr::LOCALHOST, listen.port())).to_string(),
         _ => listen.to_string(),
     });
-    match nodes.iter().chain(&local).find(|node| answers(node)) {
+    let known = nodes.iter().chain(&local).find(|node| answers(node)).cloned();
+    let heard_of = || {
+        let serves = |address: SocketAddr| answers(&address.to_string());
+        if mdns && nodes.is_empty() { discovery::proxy(LOOKED_FOR, serves) } else { None }
+    };
+    match known.or_else(|| Some(heard_of()?.to_string())) {
         Some(node) => format!("http://{node}/\n"),
         None => "DIRECT\n".into(),
     }
@@ -65,9 +77,9 @@ mod tests {
         let other = server("HTTP/1.1 404 Not Found\r\n\r\n");
         let closed = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap();
         let nodes = [closed.to_string(), other.to_string(), "no such host".into()];
-        assert_eq!(proxy(&nodes, Some(good)), format!("http://{good}/\n"));
-        assert_eq!(proxy(&[], Some(closed)), "DIRECT\n");
-        assert_eq!(proxy(&[], None), "DIRECT\n");
+        assert_eq!(proxy(&nodes, Some(good), false), format!("http://{good}/\n"));
+        assert_eq!(proxy(&[], Some(closed), false), "DIRECT\n");
+        assert_eq!(proxy(&[], None, false), "DIRECT\n");
     }
 
     #[test]

@@ -140,7 +140,7 @@ enum Verb {
         #[arg(long, value_name = "HOST:PORT")]
         node: Option<String>,
     },
-    /// Print the proxy for apt's Acquire::http::Proxy-Auto-Detect: the node here if it serves, else DIRECT.
+    /// Print the proxy for apt's Acquire::http::Proxy-Auto-Detect: the node here or one on this network, else DIRECT.
     AptProxyDetect {
         /// What apt asks for; makes no difference.
         uri: Option<String>,
@@ -282,7 +282,11 @@ fn dispatch(arguments: Arguments) -> anyhow::Result<ExitCode> {
             let node = node.map_or_else(|| load().map(|loaded| local_address(&loaded)), Ok)?;
             write(&client_config::recipe(family, &node))?;
         }
-        Verb::AptProxyDetect { uri: _, node } => write(&detect::proxy(&node, load().ok().map(|l| l.config.listen)))?,
+        Verb::AptProxyDetect { uri: _, node } => {
+            let config = load().ok().map(|loaded| loaded.config);
+            let mdns = config.as_ref().is_none_or(|config| config.site.mdns);
+            write(&detect::proxy(&node, config.map(|config| config.listen), mdns))?;
+        }
         Verb::Doctor(output) => {
             let loaded = load()?;
             warn(&loaded);

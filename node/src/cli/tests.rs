@@ -29,8 +29,8 @@ Commands:
   verify            Read everything that is stored and drop what is damaged
   config            Print the effective configuration and where each value came from, or check it
   client-config     Print what to write on a client
-  apt-proxy-detect  Print the proxy for apt's Acquire::http::Proxy-Auto-Detect: the node here if it
-                    serves, else DIRECT
+  apt-proxy-detect  Print the proxy for apt's Acquire::http::Proxy-Auto-Detect: the node here or one
+                    on this network, else DIRECT
   doctor            Look for what may keep the node from working, and say what to do
   completions       Print a completion script for a shell
   man               Print the manual page, or write those of all verbs into a folder

@@ -1,6 +1,7 @@
 //! Keeps the lists of mirrors of the repositories that have a metalink: fetched when the node starts and every hour, kept on
 //! disk for a start without a way out. A list that cannot be had changes nothing; a new one is in use at once.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,11 +9,13 @@ use std::time::Duration;
 use bytes::BytesMut;
 use http::header::{ACCEPT, ACCEPT_ENCODING, CACHE_CONTROL, USER_AGENT};
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Mutex, mpsc, watch};
 
 use crate::classify::Url;
 use crate::fault::{Cause, Fault};
+use crate::os::clock::{Clock, Timestamp};
 use crate::os::tasks;
+use crate::repos::metalink::Root;
 use crate::repos::{Configured, metalink};
 use crate::upstream::{Answer, Patience, Request, Upstreams};
 
@@ -21,6 +24,10 @@ const DOCUMENT_MAX: usize = 1024 * 1024;
 
 const REFRESHED_EVERY: Duration = Duration::from_secs(3600);
 const TRIED_AGAIN_AFTER: Duration = Duration::from_secs(60);
+
+/// A client is given digests no older than this if upstream answers: what it fetches next is checked against them.
+const DIGESTS_FRESH: Duration = Duration::from_secs(60);
+const DIGESTS_WAIT: Duration = Duration::from_secs(5);
 
 /// A node that knows no mirrors of a repository at all has clients wait so long for the list when it starts.
 const FIRST_WAIT: Duration = Duration::from_secs(5);
@@ -32,11 +39,15 @@ pub(super) struct Metalinks {
     folder: PathBuf,
     /// Changes when all lists are to be fetched now.
     hurry: watch::Sender<()>,
+    /// When the metalink of a repository was fetched or tried last; held while it is fetched.
+    tried: BTreeMap<String, Mutex<Option<Timestamp>>>,
+    clock: Clock,
 }
 
 impl Metalinks {
-    pub(super) fn new(repos: Arc<Configured>, upstreams: Upstreams, folder: PathBuf) -> Arc<Self> {
-        Arc::new(Self { repos, upstreams, folder, hurry: watch::Sender::default() })
+    pub(super) fn new(repos: Arc<Configured>, upstreams: Upstreams, folder: PathBuf, clock: Clock) -> Arc<Self> {
+        let tried = repos.metalinks().map(|(name, _)| (name.to_owned(), Mutex::default())).collect();
+        Arc::new(Self { repos, upstreams, folder, hurry: watch::Sender::default(), tried, clock })
     }
 
     /// Begins to keep the lists; returns when each repository has one, or has been tried.
@@ -62,19 +73,7 @@ impl Metalinks {
         let mut hurry = self.hurry.subscribe();
         let mut failures = 0;
         loop {
-            match self.fetch(&url).await {
-                Ok(mirrors) => {
-                    tracing::debug!(repo = name, mirrors = mirrors.len(), "the list of mirrors has come");
-                    failures = 0;
-                    self.save(&url, &mirrors).await;
-                    self.repos.use_mirrors(&name, mirrors);
-                }
-                Err(fault) => {
-                    tracing::warn!(repo = name, %url, %fault, "no list of mirrors; the last one stays in use");
-                    failures += 1;
-                    self.repos.lacks_mirrors(&name, fault);
-                }
-            }
+            failures = if self.renew(&name, &url, Duration::ZERO).await { 0 } else { failures + 1 };
             first.take();
             tokio::select! {
                 () = tokio::time::sleep(pause(failures)) => {}
@@ -83,7 +82,40 @@ impl Metalinks {
         }
     }
 
-    async fn fetch(&self, url: &Url) -> Result<Vec<Url>, Fault> {
+    /// Which versions of its root of trust the repository's metalink permits; asks for it anew unless that has just been done.
+    pub(super) async fn root(&self, name: &str) -> Option<Arc<Root>> {
+        let (_, url) = self.repos.metalinks().find(|(repo, _)| *repo == name)?;
+        // When it takes longer, the last one has to do.
+        let _ = tokio::time::timeout(DIGESTS_WAIT, self.renew(name, url, DIGESTS_FRESH)).await;
+        self.repos.root(name)
+    }
+
+    /// Fetches a metalink that was not tried within this time; says whether one came or was not needed.
+    async fn renew(&self, name: &str, url: &Url, unless_within: Duration) -> bool {
+        let Some(tried) = self.tried.get(name) else { return false };
+        let mut tried = tried.lock().await;
+        if tried.is_some_and(|tried| self.clock.now().since(tried) < unless_within) {
+            return true;
+        }
+        // Whoever waits for it may give up.
+        *tried = Some(self.clock.now());
+        match self.fetch(url).await {
+            Ok((mirrors, root)) => {
+                tracing::debug!(repo = name, mirrors = mirrors.len(), "the list of mirrors has come");
+                self.save(url, &mirrors).await;
+                self.repos.use_mirrors(name, mirrors);
+                self.repos.use_root(name, root);
+                true
+            }
+            Err(fault) => {
+                tracing::warn!(repo = name, %url, %fault, "no list of mirrors; the last one stays in use");
+                self.repos.lacks_mirrors(name, fault);
+                false
+            }
+        }
+    }
+
+    async fn fetch(&self, url: &Url) -> Result<(Vec<Url>, Option<Root>), Fault> {
         let mut fields = HeaderMap::new();
         fields.insert(USER_AGENT, HeaderValue::from_static(concat!("imirror/", env!("CARGO_PKG_VERSION"))));
         fields
@@ -99,10 +131,11 @@ impl Metalinks {
             return Err(Fault::new(Cause::Status { host, status: answer.status.as_u16() }));
         }
         let document = whole(answer).await?;
-        metalink::mirrors(&document).map_err(|e| {
+        let mirrors = metalink::mirrors(&document).map_err(|e| {
             let detail = format!("as a metalink it is of no use: {e}").into();
             Fault::new(Cause::Malformed { host, detail })
-        })
+        })?;
+        Ok((mirrors, metalink::root(&document)))
     }
 
     fn file(&self, url: &Url) -> PathBuf {

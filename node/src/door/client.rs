@@ -19,6 +19,7 @@ use tokio::sync::{Semaphore, watch};
 use tokio::task::coop;
 
 use super::body::ReplyBody;
+use super::lists::{self, Asker, List};
 use super::meter::{Meter, What};
 use super::pages::{self, Operations};
 use super::patience::Patience;
@@ -50,6 +51,8 @@ const HEADERS_MAX: usize = 64;
 pub(super) struct Client {
     pub(super) door: Arc<Door>,
     pub(super) address: IpAddr,
+    /// Where it has reached this node.
+    local: Option<SocketAddr>,
     permitted: bool,
     pub(super) outbox: Outbox,
 }
@@ -102,11 +105,12 @@ impl Door {
 
     async fn connection(self: Arc<Self>, stream: TcpStream, peer: SocketAddr, mut stop: watch::Receiver<bool>) {
         let _ = stream.set_nodelay(true);
+        let local = stream.local_addr().ok();
         let stream = SendfileStream::new(stream);
         let outbox = stream.outbox();
         let address = peer.ip().to_canonical();
         let permitted = self.clients.allow.iter().any(|net| net.contains(&address));
-        let client = Arc::new(Client { door: self, address, permitted, outbox });
+        let client = Arc::new(Client { door: self, address, local, permitted, outbox });
         let service = service_fn(move |request| client.answer(request));
         let connection = http1::Builder::new()
             .timer(Patience::new(HEAD_PATIENCE))
@@ -140,7 +144,7 @@ impl Door {
         }
     }
 
-    async fn route(&self, request: Request<Incoming>, meter: &mut Meter) -> Result<Reply, Fault> {
+    async fn route(&self, request: Request<Incoming>, client: &Client, meter: &mut Meter) -> Result<Reply, Fault> {
         let (method, fields) = (request.method(), request.headers());
         let is_repo = |name: &str| self.repos.is_repo(name);
         let is_own = |host: &str| host == "localhost" || host.eq_ignore_ascii_case(&self.name);
@@ -164,7 +168,14 @@ impl Door {
             }
             Target::Own(path) => {
                 meter.names(What::Text(path.clone()), Subject::Own);
-                let page = pages::answer(&*self.operations, method, &path, false).await;
+                let page = match List::named(&path) {
+                    Some(list) => {
+                        let host = fields.get(HOST).and_then(|host| host.to_str().ok());
+                        let asker = Asker { address: client.address, local: client.local, host };
+                        lists::answer(list, method, &asker, &*self.operations, &self.repos).await?
+                    }
+                    None => pages::answer(&*self.operations, method, &path, false).await,
+                };
                 let (parts, body) = page.into_parts();
                 let content = Content::Text(body.into());
                 Ok(Reply { status: parts.status, fields: parts.headers, content, outcome: Outcome::Own, from: None })
@@ -239,7 +250,7 @@ impl Client {
         let is_connect = request.method() == Method::CONNECT;
         let door = &self.door;
         let mut reply = match self.permitted {
-            true => door.route(request, &mut meter).await.unwrap_or_else(|fault| {
+            true => door.route(request, &self, &mut meter).await.unwrap_or_else(|fault| {
                 door.ledger.failed(&fault);
                 Reply::fault(&fault, "this request", &door.name)
             }),

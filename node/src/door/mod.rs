@@ -2,6 +2,7 @@
 
 mod body;
 pub mod client;
+mod lists;
 mod meter;
 mod page;
 pub mod pages;

@@ -1,5 +1,8 @@
 //! The node's own pages under `/-/`, and the same with a few verbs more over the control socket.
 
+use std::net::SocketAddr;
+use std::sync::Arc;
+
 use futures_util::future::BoxFuture;
 use http::header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, X_CONTENT_TYPE_OPTIONS};
 use http::{HeaderValue, Method, Response, StatusCode};
@@ -7,12 +10,18 @@ use http::{HeaderValue, Method, Response, StatusCode};
 use super::page;
 use crate::fault::Fault;
 use crate::ledger::status::{Drain, Health, Lookup, Status, Verify};
+use crate::repos::metalink::Root;
 
 /// What the pages ask of the node.
 pub trait Operations: Send + Sync {
     fn status(&self) -> Status;
     fn health(&self) -> Health;
     fn metrics(&self) -> String;
+    /// The live nodes at the addresses at which they serve clients, the least loaded first; `None` is this one. Of nodes about
+    /// equally loaded each `client`, any number that tells clients apart, gets others first.
+    fn nodes(&self, client: u64) -> Vec<Option<SocketAddr>>;
+    /// Which versions of its root of trust a configured repository's metalink permits now, if it has one.
+    fn root<'a>(&'a self, repo: &'a str) -> BoxFuture<'a, Option<Arc<Root>>>;
     fn lookup(&self, url: String) -> BoxFuture<'_, Result<Lookup, Fault>>;
     /// Forgets a URL, or all that begin with it; says how many went.
     fn purge(&self, url: String, prefix: bool) -> BoxFuture<'_, Result<u64, Fault>>;
@@ -109,7 +118,7 @@ fn json<T: serde::Serialize>(value: &T) -> Response<String> {
     }
 }
 
-fn text(status: StatusCode, kind: &'static str, body: String) -> Response<String> {
+pub(super) fn text(status: StatusCode, kind: &'static str, body: String) -> Response<String> {
     let mut response = Response::new(body);
     *response.status_mut() = status;
     let fields = response.headers_mut();
@@ -151,6 +160,12 @@ mod tests {
         }
         fn metrics(&self) -> String {
             "imirror_flights 1\n".into()
+        }
+        fn nodes(&self, _: u64) -> Vec<Option<SocketAddr>> {
+            vec![None]
+        }
+        fn root<'a>(&'a self, _: &'a str) -> BoxFuture<'a, Option<Arc<Root>>> {
+            Box::pin(std::future::ready(None))
         }
         fn lookup(&self, url: String) -> BoxFuture<'_, Result<Lookup, Fault>> {
             Box::pin(async move { Err(Fault::bad_request(url)) })

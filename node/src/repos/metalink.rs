@@ -1,4 +1,5 @@
-//! Metalinks as distributions serve them (version 3.0, or RFC 5854): which mirrors have a repository. Pure.
+//! Metalinks as distributions serve them (version 3.0, or RFC 5854): which mirrors have a repository, and what its root of trust
+//! must be. Pure.
 
 use quick_xml::Reader;
 use quick_xml::XmlVersion::Explicit1_0;
@@ -10,7 +11,29 @@ use crate::classify::Url;
 pub const MIRRORS_MAX: usize = 32;
 
 /// What all URLs of a repository's metalink end with: they name its root of trust.
-const ROOT: &str = "/repodata/repomd.xml";
+pub const ROOT: &str = "/repodata/repomd.xml";
+pub const ROOT_NAME: &str = "repomd.xml";
+
+/// Older versions that are still permitted, and digests of one version.
+const VERSIONS_MAX: usize = 32;
+const HASHES_MAX: usize = 8;
+
+/// The versions of `repomd.xml` that a repository's metalink permits.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Root {
+    pub current: Version,
+    pub older: Vec<Version>,
+}
+
+/// What is known of one version. All of it is harmless in XML.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Version {
+    /// Seconds since 1970.
+    pub timestamp: Option<u64>,
+    pub size: Option<u64>,
+    /// Algorithm (`sha256`) and hexadecimal digest.
+    pub hashes: Vec<(String, String)>,
+}
 
 /// Why a document is of no use.
 #[derive(Debug, thiserror::Error)]
@@ -36,6 +59,75 @@ pub fn mirrors(document: &[u8]) -> Result<Vec<Url>, BadMetalink> {
         }
     }
     if bases.is_empty() { Err(BadMetalink::NoMirrors) } else { Ok(bases) }
+}
+
+/// Which versions of `repomd.xml` are permitted; `None` when the document has no digest of it.
+pub fn root(document: &[u8]) -> Option<Root> {
+    let mut reader = Reader::from_str(std::str::from_utf8(document).ok()?);
+    let mut root = Root::default();
+    let (mut inside, mut older) = (false, false);
+    // The element whose text is being read: its name, its `type` and the text.
+    let mut open: Option<(String, Option<String>, String)> = None;
+    loop {
+        let event = reader.read_event().ok()?;
+        match &event {
+            Event::Start(tag) if tag.local_name().as_ref() == "file" => {
+                inside = attribute(tag, "name").ok()?.as_deref() == Some(ROOT_NAME);
+            }
+            Event::Start(tag) if inside && tag.local_name().as_ref() == "alternate" => {
+                older = true;
+                root.older.push(Version::default());
+            }
+            Event::Start(tag) if inside => {
+                open = Some((tag.local_name().as_ref().to_owned(), attribute(tag, "type").ok()?, String::new()));
+            }
+            Event::Text(part) => {
+                if let Some((.., text)) = &mut open {
+                    text.push_str(part);
+                }
+            }
+            Event::End(tag) if tag.local_name().as_ref() == "alternate" => older = false,
+            Event::End(tag) if tag.local_name().as_ref() == "file" && inside => break,
+            Event::End(_) => {
+                let version = if older { root.older.last_mut()? } else { &mut root.current };
+                if let Some((name, kind, text)) = open.take() {
+                    version.learn(&name, kind.as_deref(), text.trim());
+                }
+            }
+            Event::Eof => break,
+            _ => {}
+        }
+    }
+    root.older.retain(|version| !version.hashes.is_empty());
+    root.older.truncate(VERSIONS_MAX);
+    (!root.current.hashes.is_empty()).then_some(root)
+}
+
+impl Version {
+    fn learn(&mut self, element: &str, kind: Option<&str>, text: &str) {
+        match element {
+            "timestamp" => self.timestamp = text.parse().ok(),
+            "size" => self.size = text.parse().ok(),
+            "hash" => {
+                // RFC 5854 has it with a dash.
+                let kind = kind.unwrap_or_default().replace('-', "").to_ascii_lowercase();
+                let digits = match kind.as_str() {
+                    "md5" => 32,
+                    "sha1" => 40,
+                    "sha224" => 56,
+                    "sha256" => 64,
+                    "sha384" => 96,
+                    "sha512" => 128,
+                    _ => return,
+                };
+                if text.len() == digits && text.bytes().all(|b| b.is_ascii_hexdigit()) && self.hashes.len() < HASHES_MAX
+                {
+                    self.hashes.push((kind, text.to_ascii_lowercase()));
+                }
+            }
+            _ => {}
+        }
+    }
 }
 
 /// The texts of all `<url>` with their ranks.
@@ -64,12 +156,15 @@ fn urls(text: &str) -> Result<Vec<(u32, String)>, quick_xml::Error> {
 /// Lower is better: `priority` (RFC 5854 4.2.16.2, from 1), or `preference` of version 3.0 (from 100 down).
 fn rank(tag: &BytesStart<'_>) -> Result<u32, quick_xml::Error> {
     let number = |name| -> Result<Option<u32>, quick_xml::Error> {
-        let attribute = tag.try_get_attribute(name)?;
-        let value = attribute.map(|attribute| attribute.normalized_value(Explicit1_0)).transpose()?;
-        Ok(value.and_then(|value| value.trim().parse().ok()))
+        Ok(attribute(tag, name)?.and_then(|value| value.trim().parse().ok()))
     };
     let by_preference = number("preference")?.map(|preference| 100_u32.saturating_sub(preference));
     Ok(number("priority")?.or(by_preference).unwrap_or(u32::MAX))
+}
+
+fn attribute(tag: &BytesStart<'_>, name: &str) -> Result<Option<String>, quick_xml::Error> {
+    let attribute = tag.try_get_attribute(name)?;
+    Ok(attribute.map(|attribute| attribute.normalized_value(Explicit1_0)).transpose()?.map(|value| value.into_owned()))
 }
 
 fn base(url: &str) -> Option<Url> {
@@ -156,11 +251,45 @@ mod tests {
         assert!(mirrors(b"<!DOCTYPE html><p>Log in<br></p>").is_err());
     }
 
+    #[test]
+    fn the_permitted_versions_of_the_root() {
+        let sha = |digit: char| digit.to_string().repeat(64);
+        let document = format!(
+            r#"<metalink xmlns:mm0="http://example.org/"><files>
+            <file name="other.iso"><size>9</size><verification><hash type="sha256">{0}</hash></verification></file>
+            <file name="repomd.xml"><mm0:timestamp>1730000000</mm0:timestamp><size> 7425 </size>
+             <verification><hash type="sha256">{1}</hash><hash type="md5">short</hash><hash type="crc">00</hash></verification>
+             <mm0:alternates>
+              <mm0:alternate><mm0:timestamp>1720000000</mm0:timestamp><size>7000</size>
+               <verification><hash type="sha-256">{2}</hash></verification></mm0:alternate>
+              <mm0:alternate><size>1</size></mm0:alternate>
+             </mm0:alternates>
+             <resources><url>http://example.org/repodata/repomd.xml</url></resources></file></files></metalink>"#,
+            sha('0'),
+            sha('A'),
+            sha('b')
+        );
+        let version = |timestamp, size, digit| Version {
+            timestamp: Some(timestamp),
+            size: Some(size),
+            hashes: vec![("sha256".into(), sha(digit))],
+        };
+        let expected =
+            Root { current: version(1_730_000_000, 7425, 'a'), older: vec![version(1_720_000_000, 7000, 'b')] };
+        assert_eq!(root(document.as_bytes()), Some(expected));
+        assert_eq!(root(FEDORA.as_bytes()), None, "its digest is none");
+        assert_eq!(root(b"<html>"), None);
+        assert_eq!(root(b"<metalink><file name='repomd.xml'><hash type='sha256'>"), None);
+        let split = format!("<file name='repomd.xml'><hash type='sha256'>{}&amp;{}</hash></file>", sha('a'), sha('b'));
+        assert_eq!(root(split.as_bytes()), None);
+    }
+
     proptest::proptest! {
         #[test]
         fn no_document_panics(cut in 0..FEDORA.len(), noise in "\\PC{0,8}") {
             let at = (cut..).find(|at| FEDORA.is_char_boundary(*at)).unwrap();
             let _ = mirrors(format!("{}{noise}{}", &FEDORA[..at], &FEDORA[at..]).as_bytes());
+            let _ = root(format!("{}{noise}{}", &FEDORA[..at], &FEDORA[at..]).as_bytes());
             let _ = mirrors(&FEDORA.as_bytes()[..at]);
         }
     }

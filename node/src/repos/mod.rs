@@ -4,7 +4,7 @@
 pub mod metalink;
 
 use std::collections::BTreeMap;
-use std::sync::{PoisonError, RwLock};
+use std::sync::{Arc, PoisonError, RwLock};
 
 use crate::classify::{Url, cache_key};
 use crate::config::Repo;
@@ -36,6 +36,8 @@ struct Mirrors {
     bases: Vec<Url>,
     /// Why none has come.
     trouble: Option<Fault>,
+    /// What the metalink says that the repository's root of trust is.
+    root: Option<Arc<metalink::Root>>,
 }
 
 impl Repository {
@@ -50,7 +52,7 @@ impl Repository {
             (None, Some(base)) => base.clone(),
             (None, None) => return Err(crate::classify::BadUrl::Host),
         };
-        Ok(Self { root, metalink, mirrors: RwLock::new(Mirrors { bases, trouble: None }) })
+        Ok(Self { root, metalink, mirrors: RwLock::new(Mirrors { bases, ..Mirrors::default() }) })
     }
 
     fn read<T>(&self, look: impl FnOnce(&Mirrors) -> T) -> T {
@@ -98,8 +100,20 @@ impl Configured {
     /// A list of mirrors has come: requests from now on use it.
     pub fn use_mirrors(&self, name: &str, bases: Vec<Url>) {
         if let Some(repo) = self.0.get(name).filter(|_| !bases.is_empty()) {
-            repo.change(|mirrors| *mirrors = Mirrors { bases, trouble: None });
+            repo.change(|mirrors| (mirrors.bases, mirrors.trouble) = (bases, None));
         }
+    }
+
+    /// The metalink that has just come says so of the repository's root of trust, or nothing.
+    pub fn use_root(&self, name: &str, root: Option<metalink::Root>) {
+        if let Some(repo) = self.0.get(name) {
+            repo.change(|mirrors| mirrors.root = root.map(Arc::new));
+        }
+    }
+
+    /// What the last metalink said of a repository's root of trust.
+    pub fn root(&self, name: &str) -> Option<Arc<metalink::Root>> {
+        self.0.get(name)?.read(|mirrors| mirrors.root.clone())
     }
 
     /// No list can be had: the last one, if there is one, stays in use.

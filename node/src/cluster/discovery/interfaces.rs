@@ -57,9 +57,10 @@ fn best_first(all: &[Interface], listen: SocketAddr) -> Vec<SocketAddr> {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+mod tests {
     use super::*;
-    use if_addrs::{IfAddr, IfOperStatus, Ifv4Addr, Ifv6Addr};
+    use crate::cluster::discovery::tests::interface;
+    use if_addrs::IfOperStatus;
 
     #[test]
     fn names() {
@@ -122,18 +123,6 @@ pub(super) mod tests {
         ] {
             assert!(!leads_to_the_site(name), "{name}");
         }
-    }
-
-    pub(in crate::cluster::discovery) fn interface(name: &str, index: u32, ip: &str) -> Interface {
-        let addr = match ip.parse().unwrap() {
-            IpAddr::V4(ip) => {
-                IfAddr::V4(Ifv4Addr { ip, netmask: [255, 255, 255, 0].into(), prefixlen: 24, broadcast: None })
-            }
-            IpAddr::V6(ip) => {
-                IfAddr::V6(Ifv6Addr { ip, netmask: "ffff::".parse().unwrap(), prefixlen: 64, broadcast: None })
-            }
-        };
-        Interface { name: name.into(), addr, index: Some(index), oper_status: IfOperStatus::Up, is_p2p: false }
     }
 
     #[test]

@@ -1,16 +1,16 @@
 //! Announces this node on the links of the site and hears of the others (RFC 6762, RFC 6763). The daemon of `mdns-sd` has a
 //! thread of its own; this task reads what it finds and starts it again when it is lost.
 
+use std::collections::HashSet;
 use std::net::{IpAddr, SocketAddr, SocketAddrV6};
 use std::time::Duration;
 
 use imirror_protocol::NodeId;
-use mdns_sd::{
-    Error, IfKind, IfPredicate, Receiver, ResolvedService, ScopedIp, ServiceDaemon, ServiceEvent, ServiceInfo,
-};
+use mdns_sd::{Error, IfKind, IfPredicate, ResolvedService, ScopedIp, ServiceDaemon, ServiceEvent, ServiceInfo};
 use tokio::sync::{mpsc, watch};
 
 use super::{Announcement, Candidate, How, interfaces};
+use crate::os::clock::Clock;
 
 /// What nodes look for.
 const NODES: &str = "_imirror._udp.local.";
@@ -25,16 +25,21 @@ const ADDRESSES_MAX: usize = 16;
 const INSTANCES_MAX: usize = 1024;
 
 const ADDRESSES_CHECKED_EVERY_SECONDS: u32 = 2;
+/// Addresses of proxies that are tried.
+const PROXIES_MAX: usize = 16;
+const LOOKED_AGAIN_AFTER: Duration = Duration::from_secs(30);
+const AFTER_A_GOODBYE: Duration = Duration::from_secs(3);
 const STARTED_AGAIN_AFTER: Duration = Duration::from_secs(5);
+const HOST_ASKED_FOR_MILLISECONDS: u64 = 5000;
 const GOODBYE_MAX: Duration = Duration::from_secs(1);
 
 /// Runs until told to leave, or until nobody takes what is found.
 pub(super) async fn run(own: Announcement, found: mpsc::Sender<Candidate>, mut leaving: watch::Receiver<bool>) {
     loop {
         match Daemon::start(&own) {
-            Ok((daemon, events)) => {
+            Ok(daemon) => {
                 let left = tokio::select! {
-                    () = listen(&own, &events, &found) => false,
+                    () = daemon.look(&own, &found) => false,
                     _ = leaving.wait_for(|leaving| *leaving) => true,
                 };
                 if left {
@@ -55,52 +60,102 @@ pub(super) async fn run(own: Announcement, found: mpsc::Sender<Candidate>, mut l
     }
 }
 
-/// Ends when the daemon does, when it has no more room for us, or when it is told too much.
-async fn listen(own: &Announcement, events: &Receiver<ServiceEvent>, found: &mpsc::Sender<Candidate>) {
-    let mut instances = 0_usize;
-    loop {
-        let event = tokio::select! {
-            event = events.recv_async() => event,
-            () = found.closed() => return,
-        };
-        match event {
-            Ok(ServiceEvent::ServiceResolved(service)) => {
-                for candidate in candidates(own, &service) {
-                    if found.send(candidate).await.is_err() {
-                        return;
-                    }
-                }
+/// The first proxy for apt that is announced on the links of this machine and that `serves`. Blocks for `patience` at most,
+/// while `serves` does not.
+pub(super) fn proxy(patience: Duration, mut serves: impl FnMut(SocketAddr) -> bool) -> Option<SocketAddr> {
+    let (clock, daemon) = (Clock::system(), Daemon::new().ok()?);
+    let events = daemon.0.browse(PROXIES).ok()?;
+    let (begun, mut tried) = (clock.now(), Vec::new());
+    while let Some(rest) = patience.checked_sub(clock.now().since(begun)) {
+        let ServiceEvent::ServiceResolved(service) = events.recv_timeout(rest).ok()? else { continue };
+        // What is known on one link only can't be written in a URL.
+        let anywhere = |address: &SocketAddr| !(address.is_ipv6() && is_link_local(address));
+        for address in addresses(&service).into_iter().filter(anywhere) {
+            if tried.len() >= PROXIES_MAX || tried.contains(&address) {
+                continue;
             }
-            Ok(ServiceEvent::ServiceFound(..)) if instances >= INSTANCES_MAX => {
-                tracing::warn!("somebody on this network announces more than {INSTANCES_MAX} nodes");
-                return;
+            if serves(address) {
+                return Some(address);
             }
-            Ok(ServiceEvent::ServiceFound(..)) => instances += 1,
-            // Says nothing about the node: it is told of all when this machine loses its link.
-            Ok(ServiceEvent::ServiceRemoved(..)) => instances = instances.saturating_sub(1),
-            Ok(ServiceEvent::SearchStopped(..)) | Err(_) => return,
-            Ok(_) => {}
+            tried.push(address);
         }
     }
+    None
 }
 
 /// Ends its thread when dropped.
 struct Daemon(ServiceDaemon);
 
 impl Daemon {
-    fn start(own: &Announcement) -> Result<(Self, Receiver<ServiceEvent>), Error> {
+    /// One that speaks on the links of the site and announces nothing yet.
+    fn new() -> Result<Self, Error> {
         let daemon = Self(ServiceDaemon::new()?);
         daemon.0.set_ip_check_interval(ADDRESSES_CHECKED_EVERY_SECONDS)?;
         // What is enabled last counts. Otherwise addresses of one link would be told on another.
         daemon.0.disable_interface(IfKind::All)?;
         let suitable = IfPredicate::new(|i| !i.is_loopback() && interfaces::leads_to_the_site(&i.name));
         daemon.0.enable_interface(IfKind::Predicate(suitable))?;
+        Ok(daemon)
+    }
+
+    fn start(own: &Announcement) -> Result<Self, Error> {
+        let daemon = Self::new()?;
         daemon.0.register(service(own, NODES, own.listen.port())?)?;
         if let Some(port) = own.client_port {
             daemon.0.register(service(own, PROXIES, port)?)?;
         }
-        let events = daemon.0.browse(NODES)?;
-        Ok((daemon, events))
+        Ok(daemon)
+    }
+
+    /// Ends when the daemon does, when somebody tells it too much, or when nobody takes what is found.
+    async fn look(&self, own: &Announcement, found: &mpsc::Sender<Candidate>) {
+        let mut asked_for = HashSet::new();
+        // The daemon tells what it knows already, then what is new.
+        while let Ok(events) = self.0.browse(NODES) {
+            let mut instances = 0_usize;
+            let mut again = std::pin::pin!(tokio::time::sleep(LOOKED_AGAIN_AFTER));
+            loop {
+                let event = tokio::select! {
+                    event = events.recv_async() => event,
+                    () = &mut again => break,
+                    () = found.closed() => return,
+                };
+                match event {
+                    Ok(ServiceEvent::ServiceResolved(service)) => {
+                        let candidates = candidates(own, &service);
+                        // The daemon is content with some of the addresses; one that is lost with a packet, or held back since
+                        // it has just been told to others, it would never ask for.
+                        let is_whole = candidates.is_empty() || candidates.iter().any(|c| c.address.is_ipv4());
+                        if !is_whole && asked_for.len() < INSTANCES_MAX && asked_for.insert(service.host.clone()) {
+                            // What is found comes as news of the service.
+                            let _ = self.0.resolve_hostname(&service.host, Some(HOST_ASKED_FOR_MILLISECONDS));
+                        }
+                        for candidate in candidates {
+                            if found.send(candidate).await.is_err() {
+                                return;
+                            }
+                        }
+                    }
+                    Ok(ServiceEvent::ServiceFound(..)) if instances >= INSTANCES_MAX => {
+                        tracing::warn!("somebody on this network announces more than {INSTANCES_MAX} nodes");
+                        return;
+                    }
+                    Ok(ServiceEvent::ServiceFound(..)) => instances += 1,
+                    Ok(ServiceEvent::ServiceRemoved(..)) => {
+                        instances = instances.saturating_sub(1);
+                        // It says nothing about the node: all are told of when this machine loses its link. But of an address
+                        // that comes back while it is being forgotten the daemon tells only when asked.
+                        let soon = tokio::time::Instant::now() + AFTER_A_GOODBYE;
+                        if again.deadline() > soon {
+                            again.as_mut().reset(soon);
+                        }
+                    }
+                    Ok(_) => {}
+                    // We have been too slow, or the daemon is gone; the next question tells.
+                    Err(_) => break,
+                }
+            }
+        }
     }
 
     async fn leave(self) {
@@ -147,17 +202,22 @@ fn candidates(own: &Announcement, service: &ResolvedService) -> Vec<Candidate> {
     {
         return Vec::new();
     }
+    addresses(service).into_iter().map(|address| Candidate { address, peer, how: How::Mdns }).collect()
+}
+
+fn addresses(service: &ResolvedService) -> Vec<SocketAddr> {
     let mut addresses: Vec<SocketAddr> =
         service.addresses.iter().filter_map(|ip| reachable(ip, service.port)).collect();
     // The same each time, although they come from a set.
     addresses.sort_by_key(|address| (is_link_local(address), *address));
     addresses.truncate(ADDRESSES_MAX);
-    addresses.into_iter().map(|address| Candidate { address, peer, how: How::Mdns }).collect()
+    addresses
 }
 
 /// Link-local IPv6 addresses mean something only with the link on which they were heard.
 fn reachable(ip: &ScopedIp, port: u16) -> Option<SocketAddr> {
     let address = match ip {
+        _ if port == 0 => None,
         ScopedIp::V6(v6) if v6.addr().is_unicast_link_local() => {
             let scope = v6.scope_id().index;
             (scope != 0).then(|| SocketAddrV6::new(*v6.addr(), port, 0, scope).into())
@@ -202,7 +262,7 @@ mod tests {
     fn heard(of: Announcement, addresses: &[(&str, &str, u32)]) -> ResolvedService {
         let mut service = service(&of, NODES, of.listen.port()).unwrap().as_resolved_service();
         let scoped =
-            |(ip, link, index): &(&str, &str, u32)| ScopedIp::from(&interfaces::tests::interface(link, *index, ip));
+            |(ip, link, index): &(&str, &str, u32)| ScopedIp::from(&super::super::tests::interface(link, *index, ip));
         service.addresses = addresses.iter().map(scoped).collect();
         service
     }

@@ -5,6 +5,8 @@ mod interfaces;
 mod mdns;
 mod remembered;
 mod seeds;
+#[cfg(test)]
+mod tests;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -111,6 +113,12 @@ impl Drop for Discovery {
     fn drop(&mut self) {
         self.tasks.iter().chain(&self.mdns).for_each(JoinHandle::abort);
     }
+}
+
+/// For a program that looks for a node's door for clients and is no node itself: the first that is announced on this machine's
+/// links and that `serves`. Blocks for `patience` at most, while `serves` does not.
+pub fn proxy(patience: Duration, serves: impl FnMut(SocketAddr) -> bool) -> Option<SocketAddr> {
+    mdns::proxy(patience, serves)
 }
 
 async fn watch_addresses(listen: SocketAddr, tell: watch::Sender<Vec<SocketAddr>>) {
