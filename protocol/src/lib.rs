@@ -27,6 +27,7 @@ mod popularity;
 mod random;
 pub mod rendezvous;
 mod replication;
+pub mod sources;
 mod time;
 pub mod token;
 pub mod transfer;

@@ -33,7 +33,7 @@ const INCOMING_MAX: usize = 256;
 ///
 /// # Errors
 /// The port is taken, or the kernel has no UDP.
-pub(super) fn open(identity: &Identity, address: SocketAddr) -> anyhow::Result<Endpoint> {
+pub fn open(identity: &Identity, address: SocketAddr) -> anyhow::Result<Endpoint> {
     let (socket, buffer) = net::bind_udp(address, SOCKET_BUFFER).with_context(|| {
         format!(
             "cannot use UDP at {address}: is another program there? Nodes talk to each other on the port of `listen`"

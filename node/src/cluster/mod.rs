@@ -2,7 +2,7 @@
 
 pub mod description;
 pub mod discovery;
-mod endpoint;
+pub mod endpoint;
 pub mod identity;
 pub mod links;
 pub mod site;

@@ -95,15 +95,29 @@ impl PeerDoor {
     /// Answers one request of `peer`, whose tag has been read. May be dropped at any time.
     pub async fn serve<S: AsyncRead + AsyncWrite + Unpin>(&self, peer: NodeId, stream: S) -> Ended {
         let mut talk = Talk { stream, door: self };
-        let ended = match self.enter(peer) {
-            Some(_place) => self.answer(&mut talk).await,
-            None => talk.say(&Answer::Busy).await.map(|()| Ended::Busy),
-        };
-        let ended = ended.unwrap_or(Ended::Left);
+        let ended = self.hear_and_answer(peer, &mut talk).await.unwrap_or(Ended::Left);
         if matches!(ended, Ended::Sent | Ended::NotHere | Ended::Busy) && talk.finish().await.is_err() {
             return Ended::Left;
         }
         ended
+    }
+
+    async fn hear_and_answer<S: AsyncRead + AsyncWrite + Unpin>(
+        &self,
+        peer: NodeId,
+        talk: &mut Talk<'_, S>,
+    ) -> io::Result<Ended> {
+        // Before anything is refused: a stream that is closed while the peer still writes to it looks broken to the peer, not busy.
+        let get = match timeout(self.0.limits.request, talk.request()).await {
+            Ok(Ok(Some(get))) => get,
+            // A question of a later version.
+            Ok(Ok(None)) => return talk.say_not_here().await,
+            Ok(Err(_)) | Err(_) => return Ok(Ended::BadRequest),
+        };
+        match self.enter(peer) {
+            Some(_place) => self.answer(talk, &get).await,
+            None => talk.say(&Answer::Busy).await.map(|()| Ended::Busy),
+        }
     }
 
     /// A place among the transfers, if there is one.
@@ -123,13 +137,7 @@ impl PeerDoor {
         self.0.under_way.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    async fn answer<S: AsyncRead + AsyncWrite + Unpin>(&self, talk: &mut Talk<'_, S>) -> io::Result<Ended> {
-        let get = match timeout(self.0.limits.request, talk.request()).await {
-            Ok(Ok(Some(get))) => get,
-            // A question of a later version.
-            Ok(Ok(None)) => return talk.say_not_here().await,
-            Ok(Err(_)) | Err(_) => return Ok(Ended::BadRequest),
-        };
+    async fn answer<S: AsyncRead + AsyncWrite + Unpin>(&self, talk: &mut Talk<'_, S>, get: &Get) -> io::Result<Ended> {
         let key = KeyHash(get.key.0);
         let mut here = pin!(self.0.flights.here(&key, get.known.map(ObjectId)));
         let here = loop {
@@ -139,8 +147,8 @@ impl PeerDoor {
             }
         };
         match here {
-            Ok(Here::Stored(entry, blob)) => self.send(talk, &get, &entry, &blob).await,
-            Ok(Here::Flying(reader)) => self.follow(talk, &get, reader).await,
+            Ok(Here::Stored(entry, blob)) => self.send(talk, get, &entry, &blob).await,
+            Ok(Here::Flying(reader)) => self.follow(talk, get, reader).await,
             Ok(Here::Nothing) | Err(_) => talk.say_not_here().await,
         }
     }
@@ -305,3 +313,6 @@ impl<S: AsyncWrite + Unpin> Talk<'_, S> {
 fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
+
+#[cfg(test)]
+mod tests;
