@@ -79,7 +79,7 @@ impl Node {
         }
         let head = Head { status: StatusCode::OK, fields };
         let class = classify(&url).class;
-        let plan = Plan { key: url.key_hash(), url, class, head, total: Some(size), digest: None };
+        let plan = Plan { key: url.key_hash(), url, class, head, total: Some(size), digest: None, confirmed_at: None };
         self.runtime.block_on(async {
             let growing = self.journey.store().begin(plan).unwrap();
             growing.write_at(0, &vec![7; size as usize]).unwrap();

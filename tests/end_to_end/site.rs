@@ -2,6 +2,8 @@
 
 use std::process::Command;
 
+use crate::liar::Liar;
+
 use imirror_tests::content;
 use imirror_tests::http::Connection;
 use imirror_tests::node::{Node, free_port};
@@ -281,5 +283,33 @@ fn r14_a_drained_node_leaves_nothing_behind() {
     origin.set_down(true);
     for n in 0..20 {
         assert!(site[1].get(&origin.url(&path(n))).body == body(n), "{n}");
+    }
+}
+
+#[test]
+fn r10_a_wrong_byte_of_a_peer_reaches_no_client() {
+    let body = content(1, 3_000_000);
+    // In the head, in the list of hashes, in the first group and in a later one.
+    for at in [3, 600, 40_000, 2_000_000] {
+        let origin = Origin::start();
+        origin.put(RPM, Page::new(body.clone()));
+        let url = origin.url(RPM);
+        let site = site(2, &origin);
+        let _liar = Liar::start(TOKEN, free_port(), &site[0].address(), &url, &body, at);
+        for node in &site {
+            node.wait_for(|| {
+                node.status()["site"]["nodes"]
+                    .as_array()
+                    .unwrap()
+                    .iter()
+                    .any(|n| n["name"] == "liar" && n["objects"] == 1)
+            });
+        }
+        let answer = site[0].get(&url);
+        assert!(answer.complete && answer.body == body, "{at}");
+        assert_eq!(origin.seen(RPM).len(), 1, "{at}: the rest came from upstream, in the same answer");
+        site[0].wait_for_words("a node misbehaves: it sent wrong bytes of an object");
+        // The other learns by itself, or from the first; its client gets right bytes all the same.
+        assert!(site[1].get(&url).body == body, "{at}");
     }
 }

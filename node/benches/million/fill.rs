@@ -83,7 +83,15 @@ pub(super) fn plan(number: u64) -> Plan {
     let classified = classify(&url);
     let total = Some(content(number).len() as u64);
     let head = Head { status: StatusCode::OK, fields };
-    Plan { key: url.key_hash(), url, class: classified.class, head, total, digest: classified.digest }
+    Plan {
+        key: url.key_hash(),
+        url,
+        class: classified.class,
+        head,
+        total,
+        digest: classified.digest,
+        confirmed_at: None,
+    }
 }
 
 /// From 100 to 2000 bytes, different for each number.

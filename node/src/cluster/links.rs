@@ -1,8 +1,8 @@
 //! Connections with other nodes: how they come about, and what goes over them.
 //!
-//! Each side opens one stream for control, whose first byte is [`CONTROL`]; frames follow. A peer is connected when its control
+//! Each side opens one stream for control, whose first byte is `CONTROL`; frames follow. A peer is connected when its control
 //! stream has come: before that the handshake may still fail on its side. What may get lost goes as datagrams. For each request
-//! a stream in both directions is opened, whose first byte is [`REQUEST`].
+//! a stream in both directions is opened, whose first byte is `REQUEST`.
 
 use std::io;
 use std::net::SocketAddr;

@@ -140,10 +140,13 @@ struct State {
     cluster: Cluster,
     links: BTreeMap<NodeId, Vec<Link>>,
     claims: BTreeMap<Key, Vec<oneshot::Sender<Option<NodeId>>>>,
-    confirmations: BTreeMap<Key, Vec<oneshot::Sender<Option<(Version, Duration, NodeId)>>>>,
+    confirmations: BTreeMap<Key, Vec<oneshot::Sender<Option<Known>>>>,
     offers: BTreeMap<Key, oneshot::Sender<Option<NodeId>>>,
     planned: Option<Instant>,
 }
+
+/// What upstream has, how long ago it said so at most, and to whom.
+type Known = (Version, Duration, NodeId);
 
 /// What takes its time. As many as the state machine has under way at once, which it bounds.
 enum Errand {
@@ -649,7 +652,7 @@ impl State {
         }
     }
 
-    fn answer_confirmations(&mut self, key: Key, known: Option<(Version, Duration, NodeId)>) {
+    fn answer_confirmations(&mut self, key: Key, known: Option<Known>) {
         for asked in self.confirmations.remove(&key).unwrap_or_default() {
             let _ = asked.send(known);
         }

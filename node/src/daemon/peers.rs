@@ -103,7 +103,7 @@ pub(super) fn status(parts: &Parts, usage: &Usage, address: &str) -> Site {
             id: member.node.to_string(),
             address: member.client_address.map_or_else(String::new, |address| address.to_string()),
             state: state.into(),
-            objects: head.map_or(0, |head| head.count.into()),
+            objects: head.map_or(0, |head| head.count),
             bytes: head.map_or(0, |head| head.bytes),
             load: head.map_or(0.0, |head| load(head.load)),
             round_trip_ms: parts.site.round_trip(member.node).map(|time| time.as_secs_f64() * 1e3),

@@ -40,7 +40,7 @@ pub struct Limits {
     pub transfers_to_one: u32,
     /// From the beginning of a stream to the end of the request.
     pub request: Duration,
-    /// For a peer to take the next [`PIECE`].
+    /// For a peer to take the next `PIECE`.
     pub stall: Duration,
 }
 
@@ -202,7 +202,7 @@ impl PeerDoor {
         &self,
         talk: &mut Talk<'_, S>,
         get: &Get,
-        mut reader: Reader,
+        mut reader: Box<Reader>,
     ) -> io::Result<Ended> {
         let plan = reader.flight().plan();
         let total = reader.flight().total();

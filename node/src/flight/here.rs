@@ -14,7 +14,7 @@ use crate::store::{Blob, Entry, ObjectId};
 pub enum Here {
     Nothing,
     Stored(Arc<Entry>, Arc<Blob>),
-    Flying(Reader),
+    Flying(Box<Reader>),
 }
 
 impl Flights {
@@ -27,7 +27,7 @@ impl Flights {
         if let Some(flight) = self.join_in_the_air(key).await
             && (known.is_none() || known == flight.expected())
         {
-            return Ok(Here::Flying(flight.reader()));
+            return Ok(Here::Flying(Box::new(flight.reader())));
         }
         let Some(entry) = self.0.store.lookup(*key).await? else { return Ok(Here::Nothing) };
         if known.is_some_and(|known| known != entry.object) {
@@ -41,7 +41,7 @@ impl Flights {
     pub fn announce(&self, key: KeyHash) -> Expectation {
         let (ended, end) = watch::channel(());
         self.expectations().insert(key, end);
-        Expectation { flights: self.clone(), key, _ended: ended }
+        Expectation { flights: self.clone(), key, ended }
     }
 
     /// Waits while a download of this key is about to begin.
@@ -67,11 +67,15 @@ impl Flights {
 pub struct Expectation {
     flights: Flights,
     key: KeyHash,
-    _ended: watch::Sender<()>,
+    ended: watch::Sender<()>,
 }
 
 impl Drop for Expectation {
     fn drop(&mut self) {
-        self.flights.expectations().remove(&self.key);
+        let mut expectations = self.flights.expectations();
+        // Somebody may have announced it anew.
+        if expectations.get(&self.key).is_some_and(|end| end.same_channel(&self.ended.subscribe())) {
+            expectations.remove(&self.key);
+        }
     }
 }

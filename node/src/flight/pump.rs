@@ -223,7 +223,7 @@ impl Transfer {
 
 /// Asks a source for a gap.
 async fn ask_again(flights: &Flights, flight: &Flight, gap: Range<u64>, source: usize) -> Result<Transfer, Fault> {
-    if let Some(peer) = flight.from_peers(flights, &gap).await {
+    if let Some(peer) = flight.ask_peers(flights, &gap).await {
         tracing::info!(url = %flight.plan().url, from = gap.start, peer = %peer.peer(), "a download goes on");
         return Ok(Transfer { source: Source::Peer(Box::new(peer)), at: gap.start, compare_until: gap.start });
     }

@@ -148,7 +148,7 @@ impl Flight {
     }
 
     /// The missing bytes from a peer that has them, or is getting them. `None`: from upstream, with the permission of the site.
-    pub(super) async fn from_peers(&self, flights: &Flights, gap: &Range<u64>) -> Option<PeerSource> {
+    pub(super) async fn ask_peers(&self, flights: &Flights, gap: &Range<u64>) -> Option<PeerSource> {
         let (site, key) = (&flights.0.site, self.key());
         if !self.plan().class.is_ours() {
             return None;
