@@ -103,6 +103,8 @@ fn without_certificates_the_node_says_so_and_serves_plain_http() {
     plain.put(DEB, Page::new(body.clone()));
     secure.put(DEB, Page::new(body.clone()));
     assert_eq!(node.get(&plain.url(DEB)).body, body);
+    // Clients are served while certificates are still being looked for.
+    node.wait_for_words("no trusted CA certificates");
     let said = [node.log(), failure(node.get(&secure.url(DEB)), 502)];
     for text in &said {
         assert!(text.contains("no trusted CA certificates") && text.contains("SSL_CERT_FILE"), "{text}");

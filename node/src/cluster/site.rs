@@ -17,7 +17,7 @@ use quinn::Endpoint;
 use tokio::sync::{Notify, Semaphore, mpsc, oneshot, watch};
 use tokio::time::MissedTickBehavior;
 
-use super::discovery::{Announcement, Candidate, Discovery, Wanted};
+use super::discovery::{Announcement, Candidate, Discovery, Wanted, own_addresses};
 use super::endpoint::{self, canonical};
 use super::identity::Identity;
 use super::links::{self, Event, Link, Newcomer, PeerStream};
@@ -170,6 +170,7 @@ impl Site {
         let config = Config {
             name: profile.name.clone(),
             client_port: profile.listen.port(),
+            addresses: own_addresses(profile.listen),
             copies_max: profile.copies_max,
             ..Config::default()
         };
@@ -502,7 +503,6 @@ impl Site {
         mut addresses: watch::Receiver<Vec<SocketAddr>>,
         mut candidates: mpsc::Receiver<Candidate>,
     ) {
-        addresses.mark_changed();
         let mut ticks = tokio::time::interval(LOOK_EVERY);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -514,7 +514,7 @@ impl Site {
                 }
                 Ok(()) = addresses.changed() => {
                     let addresses = addresses.borrow_and_update().clone();
-                    tracing::info!(?addresses, "others reach this node at");
+                    tracing::info!(?addresses, "others reach this node elsewhere now");
                     self.0.tell(Input::Addresses(addresses));
                 }
                 Some(Candidate { address, peer, .. }) = candidates.recv() => {

@@ -27,7 +27,7 @@ pub(super) fn leads_to_the_site(name: &str) -> bool {
 
 /// Where this node can be reached now when it listens on `listen`: what others are to be told, best first. What only this link
 /// knows is not among it.
-pub(super) fn own_addresses(listen: SocketAddr) -> Vec<SocketAddr> {
+pub(in crate::cluster) fn own_addresses(listen: SocketAddr) -> Vec<SocketAddr> {
     let all = if_addrs::get_if_addrs().unwrap_or_default();
     match listen.ip().is_unspecified() {
         true => best_first(&all, listen),

@@ -19,6 +19,8 @@ use tokio::task::JoinHandle;
 
 use crate::os::tasks;
 
+pub(super) use interfaces::own_addresses;
+
 /// Candidates that wait to be taken. While nobody takes them nothing is lost: whoever finds more waits.
 const WAITING_MAX: usize = 256;
 
@@ -80,7 +82,7 @@ impl Discovery {
         let (found, candidates) = mpsc::channel(WAITING_MAX);
         let (good, told) = watch::channel(Vec::new());
         let (leaving, left) = watch::channel(false);
-        let (tell, addresses) = watch::channel(interfaces::own_addresses(announcement.listen));
+        let (tell, addresses) = watch::channel(own_addresses(announcement.listen));
         let port = announcement.listen.port();
         let mut tasks: Vec<_> =
             wanted.seeds.into_iter().map(|seed| tasks::spawn("seed", seeds::run(seed, port, found.clone()))).collect();
@@ -124,7 +126,7 @@ pub fn proxy(patience: Duration, serves: impl FnMut(SocketAddr) -> bool) -> Opti
 async fn watch_addresses(listen: SocketAddr, tell: watch::Sender<Vec<SocketAddr>>) {
     loop {
         tokio::time::sleep(ADDRESSES_EVERY).await;
-        let now = interfaces::own_addresses(listen);
+        let now = own_addresses(listen);
         tell.send_if_modified(|told| {
             let changed = *told != now;
             *told = now;
