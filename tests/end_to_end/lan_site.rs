@@ -1,8 +1,11 @@
 //! Several nodes on hosts of a LAN: how they find each other there, and what they do when it fails them. The origin stands at the
 //! bridge; its own count is the judge.
 
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
 use imirror_tests::content;
-use imirror_tests::http::Connection;
+use imirror_tests::http::{Answer, Connection};
 use imirror_tests::netns::Lan;
 use imirror_tests::node::Node;
 use imirror_tests::origin::{Origin, Page};
@@ -135,4 +138,74 @@ fn r8c_five_nodes_share_one_fetch_over_a_slow_uplink() {
     });
     let (requests, sent) = (origin.seen(RPM).len(), origin.sent(RPM));
     assert!(requests == 1 && sent == body.len(), "{requests} requests, {sent} bytes");
+}
+
+#[test]
+fn r11_what_is_popular_survives_the_loss_of_its_first_holder() {
+    let lan = Lan::new(3);
+    let origin = origin(&lan);
+    let mut site = site(&lan, 3);
+    let body = content(1, 300_000);
+    origin.put(RPM, Page::new(body.clone()));
+    let url = origin.url(RPM);
+    for _ in 0..20 {
+        assert!(site[0].get(&url).body == body);
+    }
+    site[2].wait_for(|| knows(&site[2], NAMES[1], 1) || knows(&site[2], NAMES[2], 1));
+    site[0].kill();
+    origin.set_down(true);
+    assert!(site[1].get(&url).body == body && site[2].get(&url).body == body);
+}
+
+#[test]
+fn r12_a_rolling_restart_under_load_costs_no_client_an_error() {
+    let lan = Lan::new(3);
+    let origin = origin(&lan);
+    let mut site = site(&lan, 3);
+    let paths: Vec<String> = (0..40).map(|n| format!("/Packages/p{n}-1-1.x86_64.rpm")).collect();
+    let body = |n: usize| content(n as u64, 100_000 + n);
+    paths.iter().enumerate().for_each(|(n, path)| origin.put(path, Page::new(body(n))));
+    let addresses: Vec<_> = (0..3).map(|place| SocketAddr::new(lan.host(place).address(), 3142)).collect();
+    let (over, done) = (AtomicBool::new(false), AtomicUsize::new(0));
+    std::thread::scope(|scope| {
+        for client in 0..4 {
+            let (lan, origin, paths, addresses, over, done) = (&lan, &origin, &paths, &addresses, &over, &done);
+            scope.spawn(move || {
+                let mut n = client * 10;
+                while !over.load(Ordering::Relaxed) {
+                    n = (n + 1) % paths.len();
+                    // As with a mirror list: the first that answers, from another place each time.
+                    let answer = (0..3).find_map(|next| {
+                        let url = origin.url(&paths[n]);
+                        fetch(lan, addresses[(n + client + next) % 3], &url)
+                    });
+                    let answer = answer.unwrap_or_else(|| panic!("no node answers for {}", paths[n]));
+                    assert!(
+                        answer.status == 200 && answer.complete && answer.body == body(n),
+                        "{n}: {}",
+                        answer.status
+                    );
+                    done.fetch_add(1, Ordering::Relaxed);
+                }
+            });
+        }
+        for place in 0..3 {
+            let before = done.load(Ordering::Relaxed);
+            site[place].wait_for(|| done.load(Ordering::Relaxed) > before + 20);
+            site[place].stop();
+            site[place].run();
+            site.iter().for_each(|node| node.wait_for(|| alive(node) == 3));
+        }
+        over.store(true, Ordering::Relaxed);
+    });
+    // What only the stopped node had was fetched again meanwhile; whoever minds drains it first.
+    assert!(done.load(Ordering::Relaxed) > 60);
+}
+
+/// `None` where nobody accepts, or the connection ends before there is an answer: a client then takes the next of its list.
+fn fetch(lan: &Lan, node: SocketAddr, url: &str) -> Option<Answer> {
+    let mut connection = Connection::over(lan.uplink().connect(node).ok()?);
+    let host = url.split('/').nth(2).unwrap();
+    connection.send(&format!("GET {url} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n"));
+    connection.answer(false)
 }
