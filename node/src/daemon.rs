@@ -156,7 +156,9 @@ impl Parts {
         let repos = Arc::new(Configured::new(&config.repos)?);
         let metalinks =
             Metalinks::new(repos.clone(), upstreams.clone(), config.state_dir.join("metalinks"), clock.clone());
-        let options = Options { name: config.name.clone(), freshness: config.freshness.clone(), repos: repos.clone() };
+        let copy_rate = config.replication.rate_limit;
+        let options =
+            Options { name: config.name.clone(), freshness: config.freshness.clone(), repos: repos.clone(), copy_rate };
         let journey = Journey::new(options, store, flights, upstreams, site.clone(), ledger.clone(), clock.clone())?;
         let (started, verifying) = (clock.now(), Arc::default());
         Ok(Arc::new(Self {

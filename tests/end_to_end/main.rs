@@ -11,6 +11,7 @@ mod disk;
 mod doors;
 mod flights;
 mod lan;
+mod lan_site;
 mod liar;
 mod lists;
 mod memory;

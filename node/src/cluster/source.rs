@@ -15,6 +15,7 @@ use super::site::Site;
 use super::transfer::{self, Following, Incoming, Known, Patience, Question, Reply, Trouble, What};
 use crate::classify::KeyHash;
 use crate::fault::Fault;
+use crate::os::rate::Limiter;
 use crate::store::{GroupList, ObjectId};
 
 /// A peer that says again and again that it waits itself is believed for so long.
@@ -44,6 +45,8 @@ pub struct PeerSource {
     /// The offset of the next byte.
     at: u64,
     end: u64,
+    /// What is nobody's hurry comes no faster than this.
+    limiter: Option<Arc<Limiter>>,
 }
 
 #[derive(Debug)]
@@ -134,7 +137,7 @@ impl Site {
         };
         let end = range.end.min(told.total.unwrap_or(u64::MAX));
         let name = self.name_of(peer);
-        Some((PeerSource { call, name, sending, at: range.start, end }, told))
+        Some((PeerSource { call, name, sending, at: range.start, end, limiter: None }, told))
     }
 }
 
@@ -146,6 +149,11 @@ impl PeerSource {
     /// What people call it.
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// From now on it keeps to a limit, together with all that keep to the same.
+    pub fn limit(&mut self, limiter: Arc<Limiter>) {
+        self.limiter = Some(limiter);
     }
 
     /// For the other parts of the same object, from this peer or another.
@@ -184,6 +192,9 @@ impl PeerSource {
                     bytes.truncate(wanted);
                     self.at += bytes.len() as u64;
                     if !bytes.is_empty() {
+                        if let Some(limiter) = &self.limiter {
+                            tokio::time::sleep(limiter.take(bytes.len() as u64, Instant::now())).await;
+                        }
                         return Ok(Some(bytes));
                     }
                 }

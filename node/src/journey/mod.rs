@@ -34,6 +34,7 @@ use crate::fault::{Cause, Fault};
 use crate::flight::{Flight, Flights, Reader};
 use crate::ledger::{Ledger, Outcome};
 use crate::os::clock::{Clock, Timestamp};
+use crate::os::rate::Limiter;
 use crate::repos::Configured;
 use crate::store::{Blob, Entry, Store};
 use crate::upstream::{OutBody, Upstreams};
@@ -66,6 +67,8 @@ pub struct Options {
     pub freshness: config::Freshness,
     /// Where else that can be had of which a stored object is damaged.
     pub repos: Arc<Configured>,
+    /// Bytes a second of all copies that are made for the site; `None` is no limit.
+    pub copy_rate: Option<u64>,
 }
 
 /// The journey of requests through this node. Cheap to clone.
@@ -84,6 +87,7 @@ struct Parts {
     questions: Questions,
     fills: Fills,
     shortcuts: Shortcuts,
+    copies: Arc<Limiter>,
 }
 
 type Cached = Option<(Arc<Entry>, Arc<Blob>)>;
@@ -101,7 +105,9 @@ impl Journey {
         let via = HeaderValue::try_from(format!("1.1 {} (imirror)", options.name))
             .map_err(|_| Fault::internal("the name of this node cannot stand in a header field"))?;
         let (questions, fills, shortcuts) = (Questions::default(), Fills::default(), Shortcuts::default());
-        let parts = Parts { options, via, store, flights, upstreams, site, ledger, clock, questions, fills, shortcuts };
+        let copies = Arc::new(Limiter::new(options.copy_rate));
+        let parts =
+            Parts { options, via, store, flights, upstreams, site, ledger, clock, questions, fills, shortcuts, copies };
         Ok(Self(Arc::new(parts)))
     }
 

@@ -138,9 +138,10 @@ impl Journey {
             return true;
         }
         let range = 0..u64::MAX;
-        let Some((source, told)) = self.0.site.get(from, &key, Known::Nothing, range, FIRST_BYTE).await else {
+        let Some((mut source, told)) = self.0.site.get(from, &key, Known::Nothing, range, FIRST_BYTE).await else {
             return false;
         };
+        source.limit(self.0.copies.clone());
         let url = told.described.url.clone();
         let Named { sources, .. } = self.0.options.repos.resolve(&url);
         let question = Question { key, sources, cached: None, insist: false, classified: classify(&url), url };

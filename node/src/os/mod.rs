@@ -6,5 +6,6 @@ pub mod entropy;
 pub mod load;
 pub mod mapping;
 pub mod net;
+pub mod rate;
 pub mod sendfile;
 pub mod tasks;

@@ -13,8 +13,9 @@ use tokio::time::{Instant, Sleep};
 
 use super::exchange::broken;
 use super::pool::{Connection, Pool, Route};
-use super::rate::{Limiter, Pace};
+use super::rate::Pace;
 use crate::fault::{Cause, Fault};
+use crate::os::rate::Limiter;
 
 /// See the module head. Dropping it in the middle closes the connection.
 pub struct AnswerBody {

@@ -41,13 +41,13 @@ use crate::classify::Url;
 use crate::config;
 use crate::fault::{Cause, Fault, Whose};
 use crate::os::clock::Clock;
+use crate::os::rate::Limiter;
 use crate::os::{entropy, tasks};
 use asks::Asks;
 use body::Home;
 use connect::Connector;
 use health::{Health, Probe};
 use pool::Pool;
-use rate::Limiter;
 use resolve::Resolver;
 use tls::Tls;
 

@@ -1,0 +1,138 @@
+//! Several nodes on hosts of a LAN: how they find each other there, and what they do when it fails them. The origin stands at the
+//! bridge; its own count is the judge.
+
+use imirror_tests::content;
+use imirror_tests::http::Connection;
+use imirror_tests::netns::Lan;
+use imirror_tests::node::Node;
+use imirror_tests::origin::{Origin, Page};
+
+const TOKEN: &str = "im1or3wk3tupeqhgzldojsxiidcpf2gk4zb33e5pn72";
+const RPM: &str = "/Packages/a-1-1.x86_64.rpm";
+const NAMES: [&str; 5] = ["lab1", "lab2", "lab3", "lab4", "lab5"];
+
+fn start(lan: &Lan, place: usize, token: &str, more: &str) -> Node {
+    let mut node = Node::on(lan.host(place), NAMES[place], more).with_variable("IMIRROR_SITE_TOKEN", token);
+    node.run();
+    node
+}
+
+/// So many nodes that have nothing but the token, and know each other.
+fn site(lan: &Lan, nodes: usize) -> Vec<Node> {
+    let site: Vec<Node> = (0..nodes).map(|place| start(lan, place, TOKEN, "")).collect();
+    site.iter().for_each(|node| node.wait_for(|| alive(node) == nodes));
+    site
+}
+
+fn alive(node: &Node) -> usize {
+    let status = node.status();
+    let nodes = status["site"]["nodes"].as_array().unwrap();
+    nodes.iter().filter(|node| node["state"] == "alive").count()
+}
+
+fn knows(node: &Node, holder: &str, objects: u64) -> bool {
+    let status = node.status();
+    let nodes = status["site"]["nodes"].as_array().unwrap();
+    nodes.iter().any(|node| node["name"] == holder && node["objects"] == objects)
+}
+
+fn origin(lan: &Lan) -> Origin {
+    Origin::start_on(lan.uplink().listen())
+}
+
+fn one_serves_what_another_has(site: &[Node], origin: &Origin) {
+    let body = content(1, 2_000_000);
+    origin.put(RPM, Page::new(body.clone()));
+    let url = origin.url(RPM);
+    assert!(site[0].get(&url).body == body);
+    for node in &site[1..] {
+        node.wait_for(|| knows(node, NAMES[0], 1));
+        assert!(node.get(&url).body == body);
+    }
+    assert_eq!((origin.seen(RPM).len(), origin.sent(RPM)), (1, body.len()));
+}
+
+#[test]
+fn r1_nodes_that_have_only_the_token_share_what_they_hold() {
+    let lan = Lan::new(3);
+    let origin = origin(&lan);
+    one_serves_what_another_has(&site(&lan, 3), &origin);
+}
+
+#[test]
+fn r9_link_local_addresses_of_ipv6_are_enough() {
+    let lan = Lan::ipv6_only(2);
+    // Between hosts nothing passes but from such addresses; each reaches itself and the origin.
+    let rules = "nft add table bridge local && nft add chain bridge local f '{ type filter hook forward priority 0; }' && \
+                 nft add rule bridge local f ip6 saddr fd77::/16 drop";
+    lan.shell(rules, &[]);
+    let origin = origin(&lan);
+    one_serves_what_another_has(&site(&lan, 2), &origin);
+}
+
+#[test]
+fn r9_seeds_do_where_multicast_does_not_reach() {
+    let lan = Lan::new(3);
+    let origin = origin(&lan);
+    let seeds = format!("[site]\nmdns = false\nseeds = [\"{}:3142\"]\n", lan.host(0).address());
+    let site: Vec<Node> = (0..3).map(|place| start(&lan, place, TOKEN, &seeds)).collect();
+    site.iter().for_each(|node| node.wait_for(|| alive(node) == 3));
+    one_serves_what_another_has(&site, &origin);
+}
+
+#[test]
+fn r9_two_sites_on_one_lan_do_not_mix() {
+    let lan = Lan::new(4);
+    let other = imirror_protocol::token::Token::from_entropy([7; 20]).spelled();
+    let nodes: Vec<Node> = (0..4).map(|place| start(&lan, place, if place < 2 { TOKEN } else { &other }, "")).collect();
+    nodes.iter().for_each(|node| node.wait_for(|| alive(node) == 2));
+    let id = |node: &Node| node.status()["site"]["id"].as_str().unwrap().to_owned();
+    assert!(id(&nodes[0]) == id(&nodes[1]) && id(&nodes[2]) == id(&nodes[3]) && id(&nodes[0]) != id(&nodes[2]));
+    // Another site's announcement is not even followed.
+    assert!(nodes.iter().all(|node| !node.log().contains("was not let in")));
+}
+
+#[test]
+fn r10_a_source_that_is_cut_off_in_mid_stream_is_replaced_and_comes_back() {
+    let lan = Lan::new(3);
+    let origin = origin(&lan);
+    let site = site(&lan, 3);
+    let body = content(1, 1_000_000).repeat(30);
+    origin.put(RPM, Page::new(content(1, 1_000_000)).times(30));
+    let url = origin.url(RPM);
+    assert!(site[0].get(&url).body == body);
+    site[1].wait_for(|| knows(&site[1], NAMES[0], 1));
+    // Slow enough that it cannot be through before the cut.
+    lan.limit(0, "40mbit");
+    let mut client = Connection::over(lan.host(1).connect((lan.host(1).address(), 3142).into()).unwrap());
+    let host = url.split('/').nth(2).unwrap();
+    client.send(&format!("GET {url} HTTP/1.1\r\nHost: {host}\r\n\r\n"));
+    assert!(client.head().is_some() && client.read(1_000_000) == body[..1_000_000]);
+    lan.cut(0);
+    assert!(client.read(29_000_000) == body[1_000_000..]);
+    let fetched = origin.sent(RPM);
+    assert!(fetched > body.len() && fetched < 2 * body.len(), "the rest came from upstream: {fetched}");
+    site[1].wait_for(|| alive(&site[1]) == 2);
+    lan.heal(0);
+    site.iter().for_each(|node| node.wait_for(|| alive(node) == 3));
+}
+
+#[test]
+fn r8c_five_nodes_share_one_fetch_over_a_slow_uplink() {
+    let lan = Lan::new(5);
+    let origin = origin(&lan);
+    let site = site(&lan, 5);
+    let body = content(1, 4_000_000);
+    origin.put(RPM, Page::new(body.clone()));
+    let url = origin.url(RPM);
+    // Whoever fetches does so at 16 Mbit/s.
+    (0..5).for_each(|place| lan.limit(place, "16mbit"));
+    std::thread::scope(|scope| {
+        for client in 0..10 {
+            let (node, url, body) = (&site[client % 5], &url, &body);
+            scope.spawn(move || assert!(node.get(url).body == *body, "client {client}"));
+        }
+    });
+    let (requests, sent) = (origin.seen(RPM).len(), origin.sent(RPM));
+    assert!(requests == 1 && sent == body.len(), "{requests} requests, {sent} bytes");
+}
