@@ -1,7 +1,8 @@
 //! What a transfer between two nodes costs, against a bare stream of the same connection.
 //!
 //! `cargo bench -p imirror --bench peer_path -- [MIB] [ROUNDS]` runs a second process that has an object of MIB (1024) and gives it
-//! away over loopback. Processor time is that of each process as a whole.
+//! away over loopback. Processor time is that of each process as a whole. Then a small object is asked for again and again: how long
+//! until it is there, against a bare question and its answer, and against the same object in this node's own store.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 #![allow(clippy::disallowed_methods)] // This is about the real clock.
 
@@ -42,6 +43,12 @@ type Stream = Join<RecvStream, SendStream>;
 const BARE: u8 = 0;
 const TRANSFER: u8 = 1;
 const PROCESSOR_TIME: u8 = 2;
+
+/// Bytes of the small object.
+const SMALL: u64 = 4096;
+
+/// Times that the small object is asked for.
+const QUESTIONS: usize = 2000;
 
 /// Bytes that a bare stream is given and asked for at once.
 const PIECE: usize = 256 * 1024;
@@ -90,7 +97,30 @@ async fn measure(folder: &Path, server: SocketAddr, size: u64, rounds: u64) {
             );
         }
     }
+    first_bytes(folder, &connection).await;
     connection.close(0u32.into(), b"");
+}
+
+async fn first_bytes(folder: &Path, connection: &Connection) {
+    let (store, _) = store(folder, SMALL);
+    let (mut bare, mut peer, mut own) = (Vec::new(), Vec::new(), Vec::new());
+    for _ in 0..QUESTIONS {
+        let begun = Instant::now();
+        processor_time_of(connection).await;
+        bare.push(begun.elapsed());
+        let begun = Instant::now();
+        receive_object(connection, SMALL).await;
+        peer.push(begun.elapsed());
+        let begun = Instant::now();
+        let entry = store.lookup(url(SMALL).key_hash()).await.unwrap().unwrap();
+        let bytes = store.open_blob(&entry).await.unwrap().bytes(0..SMALL).await.unwrap();
+        own.push(begun.elapsed());
+        assert_eq!(bytes.len() as u64, SMALL);
+    }
+    for (name, mut times) in [("bare question", bare), ("object at a peer", peer), ("object here", own)] {
+        times.sort_unstable();
+        println!("{name:16} {:?} (p50), {:?} (p99)", times[QUESTIONS / 2], times[QUESTIONS * 99 / 100]);
+    }
 }
 
 async fn stream(connection: &Connection, kind: u8) -> Stream {
@@ -111,7 +141,7 @@ async fn receive_bare(connection: &Connection, size: u64) {
 
 async fn receive_object(connection: &Connection, size: u64) {
     let question =
-        Question { key: Key(url().key_hash().0), known: Known::Nothing, want: Want::Content, spans: Vec::new() };
+        Question { key: Key(url(size).key_hash().0), known: Known::Nothing, want: Want::Content, spans: Vec::new() };
     let patience = Patience { first_byte: Duration::from_secs(60), stall: Duration::from_secs(60) };
     let reply = ask(NodeId([1; 16]), stream(connection, TRANSFER).await, &question, patience).await.unwrap();
     let Reply::Finished(mut incoming) = reply else { panic!("{reply:?}") };
@@ -164,11 +194,8 @@ async fn answer(kind: u8, mut stream: Stream, door: PeerDoor, size: u64) {
 }
 
 fn door(folder: &Path, size: u64) -> PeerDoor {
-    let clock = Clock::system();
-    let (dir, room) = (folder.join("cache"), CacheSize::Bytes(4 * size + (1 << 30)));
-    let options = Options { dir, size: room, memory_size: 16 << 20, open_files: 16, clock: clock.clone() };
-    let store = Store::open(options).unwrap();
-    put(&store, size);
+    let (store, clock) = store(folder, size);
+    put(&store, SMALL);
     let upstream = config::Upstream { proxy: None, no_proxy: Vec::new(), allow: Vec::new(), rate_limit: None };
     let upstreams = Upstreams::new(&upstream, Own { port: 1, addresses: Vec::new() }, clock.clone());
     let ledger = Ledger::new(None);
@@ -176,23 +203,34 @@ fn door(folder: &Path, size: u64) -> PeerDoor {
     PeerDoor::new(flights, ledger, clock, Limits::default())
 }
 
+/// With one object.
+fn store(folder: &Path, size: u64) -> (Store, Clock) {
+    let clock = Clock::system();
+    let (dir, room) = (folder.join("cache"), CacheSize::Bytes(4 * size + (1 << 30)));
+    let options = Options { dir, size: room, memory_size: 16 << 20, open_files: 16, clock: clock.clone() };
+    let store = Store::open(options).unwrap();
+    put(&store, size);
+    (store, clock)
+}
+
 fn put(store: &Store, size: u64) {
     let head = Head { status: StatusCode::OK, fields: HeaderMap::new() };
-    let (url, total) = (url(), Some(size));
+    let (url, total) = (url(size), Some(size));
     let key = url.key_hash();
     let plan = Plan { url, key, class: Class::Package, head, total, digest: None, confirmed_at: None };
     let growing = store.begin(plan).unwrap();
     let piece: Vec<u8> = (0..1u32 << 20).map(|i| (i.wrapping_mul(0x9E37_79B9) >> 24) as u8).collect();
     for at in (0..size).step_by(piece.len()) {
-        growing.write_at(at, &piece).unwrap();
+        growing.write_at(at, &piece[..piece.len().min((size - at) as usize)]).unwrap();
     }
     growing.hash_available().unwrap();
     growing.seal(size).unwrap();
     growing.publish().unwrap();
 }
 
-fn url() -> Url {
-    Url::parse("http://example.org/large.iso").unwrap()
+/// Of the object with so many bytes.
+fn url(size: u64) -> Url {
+    Url::parse(&format!("http://example.org/{size}.iso")).unwrap()
 }
 
 fn open(folder: &Path) -> Endpoint {

@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use anyhow::Context;
 use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
-use quinn::{ClientConfig, Endpoint, EndpointConfig, ServerConfig, TokioRuntime, TransportConfig, VarInt};
+use quinn::{
+    ClientConfig, Endpoint, EndpointConfig, MtuDiscoveryConfig, ServerConfig, TokioRuntime, TransportConfig, VarInt,
+};
 
 use super::identity::Identity;
 use crate::os::net;
@@ -25,6 +27,10 @@ const PEER_WINDOW: u32 = 16 << 20;
 
 /// Of the socket, in each direction: with the kernel's default a hundred nodes that meet at once lose half of their packets.
 const SOCKET_BUFFER: usize = 4 << 20;
+
+/// The greatest packet, in bytes of UDP payload, that is tried for; a network that takes only 1,500 gets what it takes. Ten go to the
+/// kernel at once, which sends 65,507 bytes at most.
+const PACKET_MAX: u16 = 6_500;
 
 /// Handshakes of others under way at the same time.
 const INCOMING_MAX: usize = 256;
@@ -51,14 +57,19 @@ pub fn open(identity: &Identity, address: SocketAddr) -> anyhow::Result<Endpoint
     server.max_incoming(INCOMING_MAX).incoming_buffer_size(16 << 10).incoming_buffer_size_total(2 << 20);
     let mut client = ClientConfig::new(Arc::new(QuicClientConfig::try_from(identity.client.clone())?));
     client.transport_config(transport);
-    let mut endpoint = Endpoint::new(EndpointConfig::default(), Some(server), socket, Arc::new(TokioRuntime))?;
+    let mut config = EndpointConfig::default();
+    config.max_udp_payload_size(PACKET_MAX)?;
+    let mut endpoint = Endpoint::new(config, Some(server), socket, Arc::new(TokioRuntime))?;
     endpoint.set_default_client_config(client);
     Ok(endpoint)
 }
 
 fn transport() -> TransportConfig {
+    let mut packets = MtuDiscoveryConfig::default();
+    packets.upper_bound(PACKET_MAX);
     let mut transport = TransportConfig::default();
     transport
+        .mtu_discovery_config(Some(packets))
         .max_concurrent_bidi_streams(REQUEST_STREAMS.into())
         .max_concurrent_uni_streams(OTHER_STREAMS.into())
         .stream_receive_window(STREAM_WINDOW.into())

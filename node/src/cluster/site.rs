@@ -736,3 +736,6 @@ fn halves(bytes: [u8; 16]) -> [u64; 2] {
     let whole = u128::from_le_bytes(bytes);
     [whole as u64, (whole >> 64) as u64]
 }
+
+#[cfg(test)]
+mod tests;
