@@ -1,6 +1,7 @@
 //! Several nodes on hosts of a LAN: how they find each other there, and what they do when it fails them. The origin stands at the
 //! bridge; its own count is the judge.
 
+use std::io::Write;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
@@ -204,8 +205,8 @@ fn r12_a_rolling_restart_under_load_costs_no_client_an_error() {
 
 /// `None` where nobody accepts, or the connection ends before there is an answer: a client then takes the next of its list.
 fn fetch(lan: &Lan, node: SocketAddr, url: &str) -> Option<Answer> {
-    let mut connection = Connection::over(lan.uplink().connect(node).ok()?);
+    let mut stream = lan.uplink().connect(node).ok()?;
     let host = url.split('/').nth(2).unwrap();
-    connection.send(&format!("GET {url} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n"));
-    connection.answer(false)
+    stream.write_all(format!("GET {url} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n").as_bytes()).ok()?;
+    Connection::over(stream).answer(false)
 }

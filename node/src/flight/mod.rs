@@ -364,6 +364,8 @@ impl Flight {
         let present = self.growing.present_bytes();
         match self.growing.total() {
             _ if self.readers.load(Ordering::Relaxed) > 0 => true,
+            // Who comes now waits for the landing, which is to be no wait for anybody.
+            _ if self.is_complete() => true,
             _ if !self.keep => false,
             None => false,
             Some(total) => self.plan().class != Class::Other || present >= total / 2,

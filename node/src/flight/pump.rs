@@ -89,7 +89,10 @@ pub(super) fn launch(flights: Flights, departure: Departure, begun: oneshot::Sen
         let phase = match flown.unwrap_or_else(|panic| Some(Err(Fault::internal(panic.to_string())))) {
             Some(Ok(entry)) => Phase::Landed(entry),
             Some(Err(fault)) => {
-                tracing::warn!(url = %flight.plan().url, %fault, "a download ended early");
+                match flight.is_kept() {
+                    true => tracing::warn!(url = %flight.plan().url, %fault, "a download ended early"),
+                    false => tracing::debug!(url = %flight.plan().url, %fault, "what was to pass through ended early"),
+                }
                 Phase::Failed(fault)
             }
             None => return,
