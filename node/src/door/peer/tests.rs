@@ -76,6 +76,16 @@ impl Node {
 
     /// Begins a download; the test is the server at the other end of the stream.
     async fn fly(&self, origin: &Origin, total: Option<usize>, digest: Option<Digest>) -> (Arc<Flight>, TcpStream) {
+        self.depart(origin, total, digest, true).await
+    }
+
+    async fn depart(
+        &self,
+        origin: &Origin,
+        total: Option<usize>,
+        digest: Option<Digest>,
+        keep: bool,
+    ) -> (Arc<Flight>, TcpStream) {
         let url = origin.url();
         let patience = upstream::Patience { connect: LONG, head: LONG, stall: LONG };
         let request =
@@ -90,7 +100,7 @@ impl Node {
             fields: HeaderMap::new(),
             grant: None,
             object: None,
-            keep: true,
+            keep,
             is_copy: false,
         };
         let Ok(flight) = self.flights.start(departure).await else { panic!("not begun") };
@@ -527,4 +537,18 @@ proptest! {
             }
         });
     }
+}
+
+/// Who comes when all bytes are there waits for the landing; the download must not wait for somebody to come.
+#[tokio::test]
+async fn what_only_passes_through_lands_though_nobody_reads_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let (node, origin) = (Node::new(&dir), Origin::start().await);
+    let bytes = content(1_000);
+    let (flight, mut server) = node.depart(&origin, Some(bytes.len()), None, false).await;
+    server.write_all(&bytes).await.unwrap();
+    // Less than a lonely download waits for a reader.
+    tokio::time::timeout(Duration::from_secs(20), flight.landed()).await.expect("it lands");
+    assert!(flight.entry().is_some(), "it is whole");
+    assert!(node.store.lookup(flight.key()).await.unwrap().is_none(), "and nobody finds it");
 }
