@@ -548,7 +548,7 @@ async fn what_only_passes_through_lands_though_nobody_reads_it() {
     let (flight, mut server) = node.depart(&origin, Some(bytes.len()), None, false).await;
     server.write_all(&bytes).await.unwrap();
     // Less than a lonely download waits for a reader.
-    tokio::time::timeout(Duration::from_secs(20), flight.landed()).await.expect("it lands");
+    timeout(Duration::from_secs(20), flight.landed()).await.expect("it lands");
     assert!(flight.entry().is_some(), "it is whole");
     assert!(node.store.lookup(flight.key()).await.unwrap().is_none(), "and nobody finds it");
 }
