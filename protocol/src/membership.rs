@@ -247,6 +247,10 @@ impl Membership {
     /// Brings the copy of the live members up to date and hands the events out.
     fn events(&mut self) -> Vec<Event> {
         let own = self.own().node;
+        if self.agenda.noted.iter().any(|noted| matches!(noted, Noted::Event(Event::Rejoined(_)))) {
+            // In a new life foca probes nobody until a packet comes; should the net be cut just then, it never would.
+            let _ = self.foca.apply_many(core::iter::empty(), false, &mut self.agenda);
+        }
         let mut events = Vec::new();
         for noted in core::mem::take(&mut self.agenda.noted) {
             match noted {

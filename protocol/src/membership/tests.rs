@@ -174,3 +174,14 @@ proptest::proptest! {
         }
     }
 }
+
+#[test]
+fn who_begins_a_new_life_as_the_net_is_cut_finds_out() {
+    let mut site = Site::new(3);
+    site.run(Duration::from_secs(5));
+    site.cut.insert(0);
+    let events = site.nodes[0].live_again(site.now, contact(0, 2));
+    site.deliver(0, events);
+    site.run(Duration::from_secs(20));
+    assert_eq!(site.live(), [0, 1, 1]);
+}
