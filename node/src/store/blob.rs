@@ -200,11 +200,7 @@ impl Blob {
         };
         let range = range.start..range.end.min(range.start + CHECK_MAX).min(self.len);
         let now = self.clock.now();
-        if mapped.is_ready(&range, now)
-            || mapped.may_read_again(&range, now)
-                && mapped.mapping.read_in(range.clone()).is_ok()
-                && mapped.is_ready(&range, now)
-        {
+        if mapped.is_ready(&range, now) || mapped.read_again(&range, now) {
             return Ok(mapped.mapping.bytes(range));
         }
         self.check_anew(mapped, range)
@@ -302,8 +298,16 @@ impl Mapped {
         }
     }
 
-    /// Has the range been checked as it came from the file, lately?
-    fn may_read_again(&self, range: &Range<u64>, now: Timestamp) -> bool {
+    /// Brings the range back into the page cache, if it has been checked as it came from the file lately. Blocks.
+    fn read_again(&self, range: &Range<u64>, now: Timestamp) -> bool {
+        if self.damaged.load(Ordering::Relaxed) || !self.was_checked_lately(range, now) {
+            return false;
+        }
+        let same = Stamp::of(self.mapping.file()).is_ok_and(|stamp| stamp == self.stamp);
+        same && self.mapping.read_in(range.clone()).is_ok()
+    }
+
+    fn was_checked_lately(&self, range: &Range<u64>, now: Timestamp) -> bool {
         let mut read = self.read();
         if now.since(read.since) >= TRUST && read.ranges.bytes() > 0 {
             read.ranges = Ranges::default();
