@@ -163,13 +163,13 @@ impl Dialling {
         self.candidates.values().any(|candidate| candidate.failures == 0)
     }
 
-    /// The addresses at which `peer` may be reached.
-    pub(crate) fn addresses_of(&self, peer: NodeId) -> Vec<SocketAddr> {
-        self.candidates
-            .iter()
-            .filter(|(_, candidate)| candidate.peer == Some(peer))
-            .map(|(address, _)| *address)
-            .collect()
+    /// The addresses at which each peer may be reached.
+    pub(crate) fn all_addresses(&self) -> BTreeMap<NodeId, Vec<SocketAddr>> {
+        let mut all: BTreeMap<NodeId, Vec<SocketAddr>> = BTreeMap::new();
+        for (address, candidate) in &self.candidates {
+            candidate.peer.into_iter().for_each(|peer| all.entry(peer).or_default().push(*address));
+        }
+        all
     }
 
     /// The addresses to dial now.
@@ -254,7 +254,7 @@ mod tests {
         dialling.lives_at(at(0), OWN, peer, address(1));
         assert!(dialling.due(at(0), |_| true).is_empty());
         assert_eq!(dialling.due(at(0), |_| false), [address(1)]);
-        assert_eq!(dialling.addresses_of(peer), [address(1)]);
+        assert_eq!(dialling.all_addresses()[&peer], [address(1)]);
     }
 
     #[test]

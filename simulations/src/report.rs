@@ -138,6 +138,7 @@ mod tests {
             nodes,
             seed,
             figures: [("f", value)].into(),
+            idle_by_kind: [].into(),
             series: Vec::new(),
             wrongs: Vec::new(),
         };

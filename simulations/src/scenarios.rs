@@ -1,5 +1,6 @@
 //! Stories with trouble in them. Each ends with the trouble over and everything in order by a limit, or says what is wrong.
 
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -22,6 +23,9 @@ pub struct Outcome {
     pub seed: u64,
     /// What was measured, by name; the unit is part of the name.
     pub figures: BTreeMap<&'static str, f64>,
+    /// Of what the gossip of an idle site consists: bytes a second for each node, by kind of message.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub idle_by_kind: BTreeMap<u8, f64>,
     /// How things went, to be drawn.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub series: Vec<Series>,
@@ -57,8 +61,15 @@ struct Story {
 
 impl Story {
     fn new(scenario: &'static str, nodes: usize, seed: u64, laws: Laws) -> Self {
-        let outcome =
-            Outcome { scenario, nodes, seed, figures: BTreeMap::new(), series: Vec::new(), wrongs: Vec::new() };
+        let outcome = Outcome {
+            scenario,
+            nodes,
+            seed,
+            figures: BTreeMap::new(),
+            idle_by_kind: BTreeMap::new(),
+            series: Vec::new(),
+            wrongs: Vec::new(),
+        };
         Self { outcome, world: World::new(laws, nodes, seed), rng: Rng::seeded(!seed) }
     }
 
@@ -83,6 +94,13 @@ impl Story {
         let data = &self.world.data;
         let (fetches, needless) = (data.upstream_fetches.values().sum::<u64>() as f64, data.needless as f64);
         let objects = data.upstream_fetches.len().max(1) as f64;
+        let repeated = data.repeated.clone();
+        let (moved, sizes) = data.upstream_fetches.keys().fold((0, 0), |(moved, sizes), key| {
+            let bytes = data.upstream_bytes.get(key).copied().unwrap_or(0);
+            (moved + bytes, sizes + data.size_of(*key))
+        });
+        self.figure("upstream bytes / size of the objects", moved as f64 / sizes.max(1) as f64);
+        repeated.into_iter().for_each(|(why, count)| self.figure(why, count as f64 / objects));
         self.figure("upstream fetches per object", fetches / objects);
         self.figure("needless upstream fetches per object", needless / objects);
     }
@@ -137,9 +155,17 @@ impl Story {
     /// Gossip of an idle site, in bytes a second for each node.
     fn idle_gossip(&mut self, seconds: u64) -> f64 {
         let sent = |world: &World| world.nodes.iter().map(|node| node.sent).sum::<u64>();
-        let before = sent(&self.world);
+        let (before, kinds_before) = (sent(&self.world), self.world.sent_by_kind.clone());
         self.world.run(Duration::from_secs(seconds));
-        (sent(&self.world) - before) as f64 / seconds as f64 / self.outcome.nodes as f64
+        let rate = |bytes: u64| bytes as f64 / seconds as f64 / self.outcome.nodes as f64;
+        self.outcome.idle_by_kind.clear();
+        for (kind, bytes) in &self.world.sent_by_kind {
+            let new = rate(bytes - kinds_before.get(kind).copied().unwrap_or(0));
+            if new > 0.0 {
+                self.outcome.idle_by_kind.insert(*kind, new);
+            }
+        }
+        rate(sent(&self.world) - before)
     }
 }
 
@@ -167,6 +193,10 @@ pub fn cold_start(nodes: usize, seed: u64) -> Outcome {
         story.expect("knowledge of a stored object", Duration::from_secs(10), |world| holders_known(world, stored));
     story.figure("stored object known to all s", took.as_secs_f64());
     story.world.run(Duration::from_secs(5));
+    let gossip = story.idle_gossip(20);
+    story.figure("gossip after the start B/s/node", gossip);
+    // What is new is told again for a minute.
+    story.world.run(Duration::from_secs(40));
     let gossip = story.idle_gossip(20);
     story.figure("idle gossip B/s/node", gossip);
     story.end()
@@ -217,7 +247,10 @@ pub fn churn(nodes: usize, seed: u64) -> Outcome {
             }
             3..=7 if !up => story.world.start(node),
             8 if up => {
-                let stored: Vec<Key> = story.world.data.stored_at(node).collect();
+                // As a node does: first what others have too.
+                let mut stored: Vec<Key> = story.world.data.stored_at(node).collect();
+                let cluster = story.world.nodes[node].cluster.as_ref();
+                stored.sort_by_key(|key| Reverse(cluster.map_or(0, |cluster| cluster.copies_elsewhere(*key))));
                 stored.into_iter().take(3).for_each(|key| story.world.evict(node, key));
             }
             _ => {}
@@ -425,7 +458,7 @@ pub fn slow_disk(nodes: usize, seed: u64) -> Outcome {
 }
 
 fn members_of(world: &World, node: usize) -> usize {
-    world.nodes[node].cluster.as_ref().map_or(0, |cluster| cluster.status().members.len())
+    world.nodes[node].cluster.as_ref().map_or(0, |cluster| cluster.members().len())
 }
 
 /// A key that looks random.

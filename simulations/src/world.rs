@@ -124,6 +124,8 @@ pub struct World {
     pumping: bool,
     /// Messages delivered.
     pub delivered: u64,
+    /// Bytes of messages and their headers that all have sent, by kind: see [`imirror_protocol::message::Message::kind`].
+    pub sent_by_kind: BTreeMap<u8, u64>,
     /// What has gone wrong.
     pub wrongs: Vec<String>,
     /// Everything that was delivered and when, in one number: two runs of one seed must agree.
@@ -168,6 +170,7 @@ impl World {
             indices,
             pumping: false,
             delivered: 0,
+            sent_by_kind: BTreeMap::new(),
             wrongs: Vec::new(),
             trace: 0,
         }
@@ -384,6 +387,7 @@ impl World {
         let Some(number) = node.connections.get(&to).and_then(|all| all.last()).copied() else { return };
         let size = bytes.len() as u64 + HEADERS;
         node.sent += size;
+        *self.sent_by_kind.entry(bytes.first().copied().unwrap_or_default()).or_default() += size;
         node.line_free = node.line_free.max(self.now) + size * SECOND / self.laws.line;
         let ready = node.line_free;
         let lost = self.rng.happens(self.laws.loss);

@@ -94,7 +94,7 @@ fn ten_nodes_know_each_other_soon_and_gossip_little() {
     for outcome in outcomes {
         at_most(&outcome, "membership s", 5.0);
         at_most(&outcome, "stored object known to all s", 2.0);
-        at_most(&outcome, "idle gossip B/s/node", 1000.0);
+        at_most(&outcome, "idle gossip B/s/node", 850.0);
     }
     for outcome in all_well(cold_start_by_one_address, 0..20) {
         at_most(&outcome, "membership s", 5.0);
@@ -107,6 +107,7 @@ fn a_hundred_nodes_know_each_other_soon() {
     check(&outcomes);
     outcomes.iter().for_each(|outcome| at_most(outcome, "membership s", 15.0));
     at_most(&outcomes[0], "stored object known to all s", 2.0);
+    at_most(&outcomes[0], "idle gossip B/s/node", 900.0);
 }
 
 #[test]

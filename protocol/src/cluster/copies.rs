@@ -114,7 +114,7 @@ impl Cluster {
         if self.head.draining != draining {
             self.head.draining = draining;
             self.news();
-            self.refresh_homes();
+            self.refresh_home(self.own);
         }
     }
 
