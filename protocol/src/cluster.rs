@@ -53,6 +53,10 @@ const RETHINK: Duration = Duration::from_millis(50);
 const GATHER: Duration = Duration::from_millis(5);
 /// A node that has just started gives those it knows of so long to answer before it goes upstream: they may have it.
 const YOUTH: Duration = Duration::from_secs(1);
+/// Housekeeping so late means that the node was asleep. The others may have taken it for dead and gone on without it, which it hears
+/// from them at once; until then it claims nothing.
+const OVERSLEPT: Duration = Duration::from_millis(700);
+const COMPOSURE: Duration = Duration::from_millis(50);
 /// Claims held meanwhile.
 const HELD_MAX: usize = 1024;
 /// Package names whose demand is counted.
@@ -230,6 +234,10 @@ impl Cluster {
         self.now = now.max(self.now);
         if self.left {
             return;
+        }
+        if self.now.since(self.tick_at) > OVERSLEPT {
+            self.young_until = self.now + COMPOSURE;
+            self.introduced = false;
         }
         self.take(input);
         self.advance();

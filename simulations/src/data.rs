@@ -166,6 +166,10 @@ impl World {
     }
 
     fn ask_node(&mut self, node: usize, key: Key) {
+        // Who sleeps finds the client when it wakes, and sees to it as to one that was let go.
+        if !self.responds(node) {
+            return;
+        }
         self.feed(node, Input::Requested(key));
         if !self.data.holds(node, key) && !self.data.flights.contains_key(&(node, key)) {
             self.begin_flight(node, key, None);
@@ -502,7 +506,8 @@ impl World {
             }
         }
         self.data.readers.iter().for_each(|reader| *users.entry(reader.node).or_default() += 1);
-        for node in self.running() {
+        let awake: Vec<usize> = self.running().into_iter().filter(|node| self.responds(*node)).collect();
+        for node in awake {
             let users = users.get(&node).copied().unwrap_or(0);
             let bytes: u64 =
                 self.data.stored_at(node).filter_map(|key| self.data.sizes.get(&key)).sum::<u64>().min(STORE);

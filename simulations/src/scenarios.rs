@@ -246,7 +246,7 @@ pub fn churn(nodes: usize, seed: u64) -> Outcome {
                 story.world.freeze(node, micros);
             }
             3..=7 if !up => story.world.start(node),
-            8 if up => {
+            8 if up && story.world.responds(node) => {
                 // As a node does: first what others have too.
                 let mut stored: Vec<Key> = story.world.data.stored_at(node).collect();
                 let cluster = story.world.nodes[node].cluster.as_ref();

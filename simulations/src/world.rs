@@ -4,7 +4,7 @@
 //! line, loses some, and can be cut in two. A dead node is silent: others find out by time-outs, as over QUIC.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BinaryHeap};
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
@@ -69,6 +69,8 @@ pub struct Node {
     connections: BTreeMap<NodeId, Vec<u64>>,
     line_free: Micros,
     config: Config,
+    /// Where it has met others: they are in a file, and it tries them when it starts again.
+    remembered: BTreeSet<usize>,
     /// Bytes of messages and their headers that it has sent.
     pub sent: u64,
     /// Whom it has complained of, and why.
@@ -148,6 +150,7 @@ impl World {
             connections: BTreeMap::new(),
             line_free: 0,
             config: Config { addresses: vec![address(number)], ..Config::default() },
+            remembered: BTreeSet::new(),
             sent: 0,
             complaints: Vec::new(),
             duplicates: 0,
@@ -186,7 +189,8 @@ impl World {
         self.nodes[to].id = self.nodes[from].id;
     }
 
-    /// Starts a node that is down. It has what its store has, and knows the addresses in its configuration.
+    /// Starts a node that is down. It has what its store has, and knows the addresses in its configuration and those where it has met
+    /// others in earlier lives.
     pub fn start(&mut self, number: usize) {
         let node = &mut self.nodes[number];
         assert!(node.cluster.is_none(), "it runs already");
@@ -201,6 +205,9 @@ impl World {
             self.feed(number, Input::Stored(key));
         }
         self.feed(number, Input::Tick);
+        for other in self.nodes[number].remembered.clone() {
+            self.feed(number, Input::Discovered { address: address(other), peer: None });
+        }
     }
 
     /// Starts a node whose wall clock has gone back since its last life.
@@ -532,6 +539,7 @@ impl World {
         }
         let peer_id = self.nodes[peer].id;
         self.nodes[at].connections.entry(peer_id).or_default().push(connection);
+        self.nodes[at].remembered.insert(peer);
         let id = ConnectionId(connection);
         self.feed(at, Input::Connected { peer: peer_id, connection: id, address: Some(address(peer)), dialled });
         if !self.reaches(at, peer) {
