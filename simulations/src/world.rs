@@ -257,7 +257,8 @@ impl World {
 
     /// A node does nothing for so long, then finds everything that came meanwhile.
     pub fn freeze(&mut self, number: usize, micros: Micros) {
-        self.nodes[number].frozen_until = self.now + micros;
+        let node = &mut self.nodes[number];
+        node.frozen_until = node.frozen_until.max(self.now + micros);
     }
 
     /// A node's clock jumps forward.
