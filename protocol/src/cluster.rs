@@ -368,7 +368,6 @@ impl Cluster {
         self.tick_at = now + TICK;
         self.ticks += 1;
         self.dial_at = now;
-        self.ask_at = now;
         self.claims.tidy(now);
         self.confirmations.tidy(now);
         self.peers.tidy(now);

@@ -15,6 +15,7 @@ use foca::{Foca, NoCustomBroadcast, Notification, Timer};
 use crate::identity::{Incarnation, NodeId};
 use crate::message::{SWIM_MAX, State};
 use crate::random::{Random, mix};
+use crate::schedule::Schedule;
 use crate::time::Instant;
 
 /// The greatest packet, with the two ids that the wire leaves out because the connection knows them.
@@ -66,8 +67,10 @@ enum Noted {
 pub(crate) struct Membership {
     foca: Foca<Contact, PacketCodec, Random, NoCustomBroadcast>,
     agenda: Agenda,
-    /// Connected, but not yet members: with when to announce to them again.
-    strangers: BTreeMap<NodeId, (Contact, Instant)>,
+    /// Connected, but not yet members.
+    strangers: BTreeMap<NodeId, Contact>,
+    /// When to announce to each of them again.
+    announcements: Schedule<NodeId>,
     /// Live members, by their id; a copy of what foca has, in order.
     live: BTreeMap<NodeId, Contact>,
     sum: u64,
@@ -86,7 +89,14 @@ struct Agenda {
 impl Membership {
     pub(crate) fn new(own: Contact, seed: Random) -> Self {
         let foca = Foca::new(own, settings(), seed, PacketCodec);
-        Self { foca, agenda: Agenda::default(), strangers: BTreeMap::new(), live: BTreeMap::new(), sum: 0 }
+        Self {
+            foca,
+            agenda: Agenda::default(),
+            strangers: BTreeMap::new(),
+            announcements: Schedule::default(),
+            live: BTreeMap::new(),
+            sum: 0,
+        }
     }
 
     pub(crate) fn own(&self) -> &Contact {
@@ -127,13 +137,15 @@ impl Membership {
     /// A peer is connected and has said who it is: announce to it until it is a member.
     pub(crate) fn met(&mut self, now: Instant, peer: Contact) {
         if self.live.get(&peer.node).is_none_or(|known| known.incarnation < peer.incarnation) {
-            self.strangers.insert(peer.node, (peer, now));
+            self.strangers.insert(peer.node, peer);
+            self.announcements.set(peer.node, Some(now));
         }
     }
 
     /// A peer is no longer connected: announcing would not reach it.
     pub(crate) fn parted(&mut self, peer: NodeId) {
         self.strangers.remove(&peer);
+        self.announcements.set(peer, None);
     }
 
     /// Takes in what a peer believes. `tell` passes news on to others by gossip.
@@ -208,8 +220,7 @@ impl Membership {
 
     pub(crate) fn deadline(&self) -> Option<Instant> {
         let timer = self.agenda.timers.keys().next().map(|(at, _)| *at);
-        let announce = self.strangers.values().map(|(_, at)| *at).min();
-        timer.into_iter().chain(announce).min()
+        timer.into_iter().chain(self.announcements.next()).min()
     }
 
     /// Does what is due.
@@ -224,10 +235,11 @@ impl Membership {
                 _ => break,
             }
         }
-        let due: Vec<Contact> = self.strangers.values().filter(|(_, at)| *at <= now).map(|(peer, _)| *peer).collect();
-        for peer in due {
-            self.strangers.insert(peer.node, (peer, now + ANNOUNCE_EVERY));
-            let _ = self.foca.announce(peer, &mut self.agenda);
+        while let Some(peer) = self.announcements.pop(now) {
+            self.announcements.set(peer, Some(now + ANNOUNCE_EVERY));
+            if let Some(peer) = self.strangers.get(&peer) {
+                let _ = self.foca.announce(*peer, &mut self.agenda);
+            }
         }
         self.events()
     }
@@ -276,7 +288,7 @@ impl Membership {
     fn keep_up(&mut self, event: &Event) {
         let old = match event {
             Event::Up(contact) => {
-                self.strangers.remove(&contact.node);
+                self.parted(contact.node);
                 self.sum ^= share_of_sum(contact);
                 self.live.insert(contact.node, *contact)
             }

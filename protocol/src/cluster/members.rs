@@ -370,8 +370,10 @@ impl Cluster {
         self.membership.live().contains_key(&node)
     }
 
-    /// Says anew whether a node may be a home.
+    /// Says anew whether a node may be a home, and looks what to ask of it.
     pub(super) fn refresh_home(&mut self, node: NodeId) {
+        self.mirrors.reachable(node);
+        self.ask_soon();
         let able = if node == self.own {
             !self.draining()
         } else {

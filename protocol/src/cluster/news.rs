@@ -135,7 +135,7 @@ impl Cluster {
     }
 
     /// There is news of what somebody holds.
-    fn ask_soon(&mut self) {
+    pub(super) fn ask_soon(&mut self) {
         self.ask_at = self.ask_at.min(self.now.max(self.asked_at + GATHER));
     }
 
@@ -146,7 +146,7 @@ impl Cluster {
         let connected = |peer| peers.is_greeted(peer) && members.contains_key(&peer);
         self.mirrors.ask(now, connected, &mut self.out);
         self.asked_at = now;
-        let next = self.mirrors.deadline(connected).unwrap_or(self.tick_at);
+        let next = self.mirrors.deadline().unwrap_or(self.tick_at);
         self.ask_at = next.max(now + RETHINK);
     }
 
