@@ -108,6 +108,11 @@ impl Membership {
         &self.live
     }
 
+    /// Of how many something is believed.
+    pub(crate) fn known(&self) -> usize {
+        self.foca.iter_membership_state().len()
+    }
+
     /// All that is believed, of the dead too, but not of this node.
     pub(crate) fn beliefs(&self) -> impl Iterator<Item = Belief> {
         self.foca.iter_membership_state().map(|member| Belief {
@@ -155,7 +160,7 @@ impl Membership {
         beliefs: impl IntoIterator<Item = Belief>,
         tell: bool,
     ) -> Vec<Event> {
-        let mut room = KNOWN_MAX.saturating_sub(self.foca.iter_membership_state().len());
+        let mut room = KNOWN_MAX.saturating_sub(self.known());
         let own = self.own().node;
         let mut news = Vec::new();
         for belief in beliefs {
@@ -193,7 +198,7 @@ impl Membership {
         whole.extend_from_slice(&from.0);
         whole.extend_from_slice(&self.own().node.0);
         whole.extend_from_slice(packet);
-        let known = self.foca.iter_membership_state().len() < KNOWN_MAX || self.live.contains_key(&from);
+        let known = self.known() < KNOWN_MAX || self.live.contains_key(&from);
         let sense = !known
             || !matches!(
                 self.foca.handle_data(&whole, &mut self.agenda),

@@ -30,6 +30,15 @@ impl<K: Copy + Ord> Schedule<K> {
         self.order.first().map(|(at, _)| *at)
     }
 
+    /// What is due first.
+    pub(crate) fn first(&self) -> Option<K> {
+        self.order.first().map(|(_, key)| *key)
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.order.len()
+    }
+
     /// Takes out what has been due for longest, if anything is.
     pub(crate) fn pop(&mut self, now: Instant) -> Option<K> {
         let (_, key) = self.order.first().copied().filter(|(at, _)| *at <= now)?;

@@ -227,30 +227,28 @@ impl Cluster {
     }
 
     fn send_list(&mut self, to: NodeId) {
-        let own = *self.membership.own();
-        let own = Belief { contact: own, refutations: 0, state: State::Alive };
-        let others = self.membership.beliefs().filter(|belief| belief.contact.node != self.own);
-        let beliefs: Vec<Belief> = core::iter::once(own).chain(others).collect();
-        let bytes = beliefs.len() * MEMBER_BYTES;
+        let bytes = (self.membership.known() + 1) * MEMBER_BYTES;
         // A list too long for what is left goes if nothing else went.
         if self.lists < bytes.min(LISTS_MAX) {
             return;
         }
         self.lists = self.lists.saturating_sub(bytes);
-        let mut addresses = self.dialling.all_addresses();
+        let own = Belief { contact: *self.membership.own(), refutations: 0, state: State::Alive };
+        let others = self.membership.beliefs().filter(|belief| belief.contact.node != self.own);
+        let beliefs: Vec<Belief> = core::iter::once(own).chain(others).collect();
         for some in beliefs.chunks(MEMBERS_SENT) {
-            let member =
-                |belief: &Belief| self.member(belief, addresses.remove(&belief.contact.node).unwrap_or_default());
-            let members: Vec<Member> = some.iter().map(member).collect();
+            let members: Vec<Member> = some.iter().map(|belief| self.member(belief)).collect();
             self.send(to, Message::Members(GrownFew::of(members)));
         }
     }
 
-    /// `dialled`: where it may be reached, besides what it says itself.
-    fn member(&self, belief: &Belief, dialled: Vec<SocketAddr>) -> Member {
+    fn member(&self, belief: &Belief) -> Member {
         let Contact { node, incarnation, address } = belief.contact;
-        let mut addresses: Vec<SocketAddr> =
-            if node == self.own { self.config.addresses.clone() } else { address.into_iter().chain(dialled).collect() };
+        let mut addresses: Vec<SocketAddr> = if node == self.own {
+            self.config.addresses.clone()
+        } else {
+            address.into_iter().chain(self.dialling.addresses_of(node)).collect()
+        };
         addresses.retain(|address| is_of_use(*address));
         let mut seen = Vec::new();
         addresses.retain(|address| {
@@ -330,11 +328,8 @@ impl Cluster {
         let Some(belief) = self.membership.beliefs().find(|belief| belief.contact.node == node) else {
             return;
         };
-        let news = Message::Members(GrownFew::of([Member {
-            addresses: Few::of([]),
-            head: None,
-            ..self.member(&belief, Vec::new())
-        }]));
+        let news =
+            Message::Members(GrownFew::of([Member { addresses: Few::of([]), head: None, ..self.member(&belief) }]));
         for peer in self.peers.greeted().filter(|peer| *peer != node).collect::<Vec<_>>() {
             self.send(peer, news.clone());
         }
@@ -403,7 +398,7 @@ impl Cluster {
             self.out.push(Output::Dial(address));
         }
         self.dialled_at = now;
-        let next = self.dialling.deadline(connected).unwrap_or(self.tick_at);
+        let next = self.dialling.deadline().unwrap_or(self.tick_at);
         self.dial_at = next.max(now + RETHINK);
     }
 
