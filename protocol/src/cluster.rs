@@ -358,7 +358,7 @@ impl Cluster {
         if self.now >= self.young_until || !self.dialling.is_hopeful() {
             return false;
         }
-        let unknown = |member: &NodeId| !self.peers.is_greeted(*member) || !self.mirrors.is_current(*member);
+        let unknown = |member: &NodeId| !self.peers.has_told(*member) || !self.mirrors.is_current(*member);
         !self.introduced || self.membership.live().keys().any(unknown)
     }
 

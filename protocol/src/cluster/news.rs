@@ -83,6 +83,9 @@ impl Cluster {
     /// Somebody has a head of somebody.
     pub(super) fn heard(&mut self, from: NodeId, head: Head) {
         let now = self.now;
+        if head.node == from {
+            self.peers.told(from);
+        }
         if head.node == self.own {
             self.heard_of_myself(head);
             return;
