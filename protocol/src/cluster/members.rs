@@ -318,7 +318,7 @@ impl Cluster {
             self.membership.met(self.now, contact);
         }
         self.claims.gone(node);
-        self.replication.gone(node);
+        self.replication.gone(self.now, node);
         self.out.push(Output::MemberDown(node));
         self.refresh_home(node);
         if !found_out {
