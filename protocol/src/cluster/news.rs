@@ -51,8 +51,13 @@ impl Cluster {
     /// Passes on what is news, when it is time.
     pub(super) fn tell_news(&mut self) {
         let now = self.now;
-        if self.head_at.is_some_and(|at| at <= now) && self.renew_head() {
-            self.heads.learn(now, self.head, self.membership.live().len());
+        if self.head_at.is_some_and(|at| at <= now) {
+            let next = self.head_told + HEAD_EVERY;
+            if next <= now {
+                self.renew_head();
+            } else {
+                self.head_at = Some(next);
+            }
         }
         if self.heads.deadline().is_some_and(|at| at <= now) {
             let connected: Vec<NodeId> = self.peers.greeted().collect();
@@ -60,22 +65,25 @@ impl Cluster {
         }
     }
 
-    /// Brings this node's own head up to date; false when it was told just now, so that this one has to wait.
-    fn renew_head(&mut self) -> bool {
-        let next = self.head_told + HEAD_EVERY;
-        if next > self.now {
-            self.head_at = Some(next);
-            return false;
+    /// Tells every peer at once what is new of this node, for what can't wait.
+    pub(super) fn tell_all(&mut self) {
+        self.renew_head();
+        for peer in self.peers.greeted().collect::<Vec<_>>() {
+            self.introduce_own_head(peer);
         }
+    }
+
+    /// Brings this node's own head up to date.
+    fn renew_head(&mut self) {
         self.head_at = None;
         self.head_told = self.now;
         self.head.beat = self.head.beat.saturating_add(1);
         self.head.sequence = self.inventory.sequence();
         self.head.count = self.inventory.count();
-        true
+        self.heads.learn(self.now, self.head, self.membership.live().len());
     }
 
-    /// To one who has just been met: nobody else will tell it.
+    /// To one who has just been met, or to all: nobody else will tell it so soon.
     pub(super) fn introduce_own_head(&mut self, peer: NodeId) {
         self.out.send_on_stream(peer, Message::Heads(GrownFew::of([self.head])));
     }

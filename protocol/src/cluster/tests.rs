@@ -111,6 +111,30 @@ fn what_people_want_to_know_of_a_node_is_known() {
 }
 
 #[test]
+fn a_node_that_drains_tells_so_at_once() {
+    let mut cluster = met();
+    cluster.handle(at(10), Input::Drain(true));
+    let told = |cluster: &mut Cluster| {
+        let heads = |output| match output {
+            Output::Send { to: PEER, frame, lane: crate::Lane::Stream } => {
+                Message::decode(&frame).ok().map(|(message, _)| message)
+            }
+            _ => None,
+        };
+        let draining = |message| match message {
+            Some(Message::Heads(heads)) => Some(heads[0].draining),
+            _ => None,
+        };
+        outputs(cluster).into_iter().filter_map(heads).find_map(draining)
+    };
+    assert_eq!(told(&mut cluster), Some(true));
+    cluster.handle(at(11), Input::Drain(true));
+    assert_eq!(told(&mut cluster), None, "it has said so");
+    cluster.handle(at(12), Input::Drain(false));
+    assert_eq!(told(&mut cluster), Some(false));
+}
+
+#[test]
 fn a_node_that_has_left_does_nothing_more() {
     let mut cluster = met();
     cluster.handle(at(10), Input::Leave);
