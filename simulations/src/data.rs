@@ -106,6 +106,17 @@ impl Data {
         self.stored.iter().filter(|(_, keys)| keys.contains(&key)).map(|(node, _)| *node).collect()
     }
 
+    /// Those of `nodes` that have a key.
+    pub fn holders_among(&self, key: Key, nodes: &[usize]) -> Vec<usize> {
+        nodes.iter().copied().filter(|node| self.holds(*node, key)).collect()
+    }
+
+    /// Whether no client waits at a node and it fetches nothing.
+    pub fn is_quiet_at(&self, node: usize) -> bool {
+        let fetches = self.flights.keys().any(|(at, _)| *at == node);
+        !fetches && !self.readers.iter().any(|reader| reader.node == node)
+    }
+
     /// Whether nobody waits and nothing moves.
     pub fn is_quiet(&self) -> bool {
         self.flights.is_empty() && self.readers.is_empty()

@@ -12,6 +12,9 @@ use crate::rng::Rng;
 use crate::world::{MILLI, Micros, SECOND, World, address};
 use crate::{Laws, report::Series};
 
+mod copies;
+pub use copies::{drain, loss_and_repair};
+
 /// What came of a scenario.
 #[derive(Clone, Debug, Serialize)]
 pub struct Outcome {
@@ -47,6 +50,8 @@ pub const ALL: &[(&str, Scenario)] = &[
     ("lies", lies),
     ("clock jumps", clock_jumps),
     ("slow disk", slow_disk),
+    ("drain", drain),
+    ("loss and repair", loss_and_repair),
 ];
 
 const MB: u64 = 1 << 20;
@@ -347,7 +352,7 @@ pub fn rolling_upgrade(nodes: usize, seed: u64) -> Outcome {
             config.speaks = 1..=2;
             config.seeds = seeds.clone();
         });
-        drain(&mut story.world, node);
+        offer_all(&mut story.world, node);
         story.world.run(Duration::from_secs(1));
         story.world.leave(node);
         for _ in 0..3 {
@@ -466,8 +471,8 @@ pub fn key(number: u64) -> Key {
     Key(NodeId::of_public_key(&number.to_le_bytes()).0)
 }
 
-/// Has every node drain in turn: used by those who want to see what it costs.
-pub fn drain(world: &mut World, node: usize) {
+/// A node drains, and offers others all that it has.
+fn offer_all(world: &mut World, node: usize) {
     let stored: Vec<Key> = world.data.stored_at(node).collect();
     world.feed(node, Input::Drain(true));
     stored.into_iter().for_each(|key| world.feed(node, Input::Offer(key)));

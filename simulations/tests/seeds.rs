@@ -2,8 +2,8 @@
 //! `cargo run -p imirror-simulations -- --scenario NAME --nodes COUNT --seeds FROM..TO`.
 
 use imirror_simulations::scenarios::{
-    Outcome, Scenario, churn, clock_jumps, cold_start, cold_start_by_one_address, lies, release, rolling_upgrade,
-    slow_disk, split_and_heal,
+    Outcome, Scenario, churn, clock_jumps, cold_start, cold_start_by_one_address, drain, lies, loss_and_repair,
+    release, rolling_upgrade, slow_disk, split_and_heal,
 };
 
 /// Sites of three to eight nodes.
@@ -70,6 +70,18 @@ fn slow_disks() {
     for outcome in all_well(slow_disk, 0..50) {
         // As long as the disk does nothing, or until another is asked, and the transfer.
         at_most(&outcome, "slowest client s", 0.5);
+    }
+}
+
+#[test]
+fn drains() {
+    all_well(drain, 0..50);
+}
+
+#[test]
+fn losses() {
+    for outcome in all_well(loss_and_repair, 0..50) {
+        at_most(&outcome, "copies made again s", 10.0);
     }
 }
 
