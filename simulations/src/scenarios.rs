@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use imirror_protocol::{Input, Key, NodeId};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::checks::{holders_known, inventories_agree, members_agree, unsafe_things};
 use crate::rng::Rng;
@@ -16,21 +16,21 @@ mod copies;
 pub use copies::{drain, loss_and_repair};
 
 /// What came of a scenario.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Outcome {
     /// Which.
-    pub scenario: &'static str,
+    pub scenario: String,
     /// Of how many nodes.
     pub nodes: usize,
     /// With it, the run can be repeated.
     pub seed: u64,
     /// What was measured, by name; the unit is part of the name.
-    pub figures: BTreeMap<&'static str, f64>,
+    pub figures: BTreeMap<String, f64>,
     /// Of what the gossip of an idle site consists: bytes a second for each node, by kind of message.
-    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub idle_by_kind: BTreeMap<u8, f64>,
     /// How things went, to be drawn.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub series: Vec<Series>,
     /// What should not have happened. Empty: all is well.
     pub wrongs: Vec<String>,
@@ -67,7 +67,7 @@ struct Story {
 impl Story {
     fn new(scenario: &'static str, nodes: usize, seed: u64, laws: Laws) -> Self {
         let outcome = Outcome {
-            scenario,
+            scenario: scenario.into(),
             nodes,
             seed,
             figures: BTreeMap::new(),
@@ -111,7 +111,7 @@ impl Story {
     }
 
     fn figure(&mut self, name: &'static str, value: f64) {
-        self.outcome.figures.insert(name, value);
+        self.outcome.figures.insert(name.into(), value);
     }
 
     /// Waits until something is so, which it has to be by the limit.
