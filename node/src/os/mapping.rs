@@ -74,11 +74,23 @@ impl Mapping {
     /// one every 256 KiB and the last: what was read together mostly goes together. A kernel that does not tell is taken to
     /// say yes.
     pub fn is_resident(&self, range: Range<u64>) -> bool {
-        let (Ok(start), Ok(end)) = (usize::try_from(range.start), usize::try_from(range.end.min(self.len()))) else {
-            return false;
-        };
-        let looked_at = (start..end).step_by(256 * 1024).chain(end.checked_sub(1));
-        looked_at.filter(|at| *at >= start).all(|at| self.is_page_resident(at))
+        let range = range.start..range.end.min(self.len());
+        samples(range).all(|at| usize::try_from(at).is_ok_and(|at| self.is_page_resident(at)))
+    }
+
+    /// Brings the range into the page cache without copying it, as `sendfile` to a client would: the kernel's read-ahead takes large
+    /// folios, which are cheaper to send than the single pages that a hint (`fadvise`) brings. Waits for the disk. An error is one
+    /// of the disk, or of a file that has been cut.
+    pub fn read_in(&self, range: Range<u64>) -> io::Result<()> {
+        let nowhere = File::options().write(true).open("/dev/null")?;
+        let mut at = range.start;
+        while at < range.end {
+            let left = usize::try_from(range.end - at).unwrap_or(usize::MAX);
+            if rustix::fs::sendfile(&nowhere, &self.file, Some(&mut at), left)? == 0 {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+        }
+        Ok(())
     }
 
     fn is_page_resident(&self, at: usize) -> bool {
@@ -106,6 +118,12 @@ impl Drop for Mapping {
             let _ = unsafe { rustix::mm::munmap(self.base, self.len) };
         }
     }
+}
+
+/// Where to look at a range to know about all of it.
+fn samples(range: Range<u64>) -> impl Iterator<Item = u64> {
+    let last = range.end.checked_sub(1).filter(|last| *last >= range.start);
+    range.step_by(256 * 1024).chain(last)
 }
 
 struct Slice(Arc<Mapping>);
@@ -149,6 +167,19 @@ mod tests {
         file.as_file().set_len(1_000_000).unwrap();
         let mapping = Mapping::new(file.reopen().unwrap(), 1_000_000).unwrap();
         assert!(!mapping.is_resident(0..10));
+    }
+
+    #[test]
+    fn what_is_read_in_is_resident() {
+        let file = tempfile::NamedTempFile::new_in(env!("CARGO_MANIFEST_DIR")).unwrap();
+        file.as_file().write_all(&vec![1; 3_000_000]).unwrap();
+        file.as_file().sync_all().unwrap();
+        rustix::fs::fadvise(file.as_file(), 0, None, rustix::fs::Advice::DontNeed).unwrap();
+        let mapping = Mapping::new(file.reopen().unwrap(), 3_000_000).unwrap();
+        mapping.read_in(1_000_000..2_900_000).unwrap();
+        assert!(mapping.is_resident(1_000_000..2_900_000));
+        file.as_file().set_len(1_500_000).unwrap();
+        assert!(mapping.read_in(1_000_000..2_900_000).is_err(), "the file has been cut");
     }
 
     #[test]

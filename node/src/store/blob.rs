@@ -1,12 +1,12 @@
-//! An open stored object. Its bytes are handed out only after they have been checked against its name, once after each
-//! start and again whenever the file is not the one that was checked.
+//! An open stored object. Its bytes are handed out only after they have been checked against its name: once after each
+//! start, again when they come from the disk a day or more after that, and never when the file is not the one that was checked.
 
 use std::fs::File;
 use std::ops::Range;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use blake3::hazmat::ChainingValue;
@@ -27,6 +27,10 @@ const IN_MEMORY_MAX: u64 = 8 * 1024;
 
 /// After this long the file is looked at again before its bytes go out (it may have been cut, or left the page cache).
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
+
+/// What has been read from the disk and checked may be read from it again for so long without being checked anew. Nothing less
+/// than the hash tells that a disk has returned other bytes than it got, and the hash costs three times what sending them does.
+const TRUST: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// Of longer ranges every one is looked for in the page cache.
 const SMALL: u64 = 64 * 1024;
@@ -55,10 +59,19 @@ struct Mapped {
     stamp: Stamp,
     /// Groups' chaining values; empty for an object of one group.
     values: Vec<ChainingValue>,
-    checked: Mutex<Ranges>,
+    read: Mutex<Read>,
+    /// All of it has been checked, as it was written or as it was read.
     all_checked: AtomicBool,
     looked_at: AtomicU64,
     damaged: AtomicBool,
+}
+
+/// What has been read from the file and checked.
+#[derive(Debug, Default)]
+struct Read {
+    ranges: Ranges,
+    /// When the first of it was.
+    since: Timestamp,
 }
 
 /// What tells that a file is still the one that was checked.
@@ -180,13 +193,14 @@ impl Blob {
         checked.unwrap_or_else(|panic| Err(Fault::internal(panic.to_string())))
     }
 
-    /// Reads and compares the range: what has not been checked, or has to be read from the disk again anyway. Blocks.
+    /// Reads the range, and compares it unless that has been done not long ago. Blocks.
     pub(super) fn check(&self, range: Range<u64>) -> Result<Bytes, Fault> {
         let Content::File(mapped) = &self.content else {
             return self.ready(range).ok_or_else(|| Fault::internal("a range outside of its object"));
         };
         let range = range.start..range.end.min(range.start + CHECK_MAX).min(self.len);
-        if mapped.is_ready(&range, self.clock.now()) {
+        let now = self.clock.now();
+        if mapped.is_ready(&range, now) || mapped.read_again(&range, now) {
             return Ok(mapped.mapping.bytes(range));
         }
         self.check_anew(mapped, range)
@@ -212,10 +226,15 @@ impl Blob {
             if value != Some(&groups::chaining_value(index, &buffer)) {
                 return Err(corrupt(()));
             }
-            mapped.mark(group, self.len);
+            mapped.mark(group, self.clock.now());
         }
         mapped.looked_at.store(self.clock.now().0, Ordering::Relaxed);
         Ok(mapped.mapping.bytes(range))
+    }
+
+    /// Reads it from the start, checked. Each read may block.
+    pub fn reader(self: Arc<Self>) -> impl std::io::Read {
+        BlobReader { blob: self, at: 0 }
     }
 
     /// Checks everything anew, whatever has been checked before. Blocks.
@@ -237,7 +256,7 @@ impl Mapped {
             mapping,
             stamp,
             values,
-            checked: Mutex::default(),
+            read: Mutex::default(),
             all_checked: AtomicBool::new(false),
             looked_at: AtomicU64::new(0),
             damaged: AtomicBool::new(false),
@@ -266,16 +285,58 @@ impl Mapped {
     }
 
     fn has_checked(&self, range: &Range<u64>) -> bool {
-        self.all_checked.load(Ordering::Acquire)
-            || self.checked.lock().unwrap_or_else(PoisonError::into_inner).missing(range.clone()).is_none()
+        self.all_checked.load(Ordering::Acquire) || self.read().ranges.missing(range.clone()).is_none()
     }
 
-    fn mark(&self, group: Range<u64>, len: u64) {
-        let mut checked = self.checked.lock().unwrap_or_else(PoisonError::into_inner);
-        checked.insert(group);
-        if checked.missing(0..len).is_none() {
+    fn read(&self) -> MutexGuard<'_, Read> {
+        self.read.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn mark(&self, group: Range<u64>, now: Timestamp) {
+        let mut read = self.read();
+        if read.ranges.bytes() == 0 {
+            read.since = now;
+        }
+        read.ranges.insert(group);
+        if read.ranges.missing(0..self.len()).is_none() {
             self.all_checked.store(true, Ordering::Release);
         }
+    }
+
+    /// Brings the range back into the page cache, if it has been checked as it came from the file lately. Blocks.
+    fn read_again(&self, range: &Range<u64>, now: Timestamp) -> bool {
+        if self.damaged.load(Ordering::Relaxed) || !self.was_checked_lately(range, now) {
+            return false;
+        }
+        let same = Stamp::of(self.mapping.file()).is_ok_and(|stamp| stamp == self.stamp);
+        same && self.mapping.read_in(range.clone()).is_ok()
+    }
+
+    fn was_checked_lately(&self, range: &Range<u64>, now: Timestamp) -> bool {
+        let mut read = self.read();
+        if now.since(read.since) >= TRUST && read.ranges.bytes() > 0 {
+            read.ranges = Ranges::default();
+            self.all_checked.store(false, Ordering::Release);
+        }
+        read.ranges.missing(range.clone()).is_none()
+    }
+}
+
+struct BlobReader {
+    blob: Arc<Blob>,
+    at: u64,
+}
+
+impl std::io::Read for BlobReader {
+    fn read(&mut self, buf: &mut [u8]) -> std::io::Result<usize> {
+        let end = (self.at + buf.len() as u64).min(self.blob.len());
+        if self.at == end {
+            return Ok(0);
+        }
+        let bytes = self.blob.check(self.at..end).map_err(|fault| std::io::Error::other(fault.to_string()))?;
+        buf[..bytes.len()].copy_from_slice(&bytes);
+        self.at += bytes.len() as u64;
+        Ok(bytes.len())
     }
 }
 
@@ -387,6 +448,53 @@ mod tests {
             // Nothing more is handed out of an object that is known to be damaged.
             assert!(blob.ready(0..1).is_none() && blob.check(0..1).is_err());
         }
+    }
+
+    /// Drops what has been synced from the page cache.
+    fn forget(store: &Store, entry: &Entry) {
+        let file = File::open(store.files().object(&entry.object)).unwrap();
+        file.sync_all().unwrap();
+        rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed).unwrap();
+    }
+
+    #[tokio::test]
+    async fn what_comes_from_the_disk_again_is_checked_again_after_a_day() {
+        let dir = tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR")).unwrap();
+        let (store, clock) = store_in(&dir);
+        let content = content(3 * G);
+        let (entry, blob) = stored(&store, &content).await;
+        let modified = File::open(store.files().object(&entry.object)).unwrap().metadata().unwrap().modified().unwrap();
+        blob.check_all().unwrap();
+        // A disk that returns other bytes than it got leaves the times of the file alone.
+        flip(&store, URL, 5);
+        let file = File::options().write(true).open(store.files().object(&entry.object)).unwrap();
+        file.set_modified(modified).unwrap();
+        forget(&store, &entry);
+        assert!(blob.ready(0..10).is_none(), "it is not at hand");
+        blob.check(GROUP..2 * GROUP).unwrap();
+        assert_eq!(blob.ready(GROUP..2 * GROUP).unwrap(), content[G..2 * G]);
+
+        clock.advance(TRUST);
+        forget(&store, &entry);
+        assert!(blob.check(0..10).is_err());
+        assert!(blob.ready(GROUP..2 * GROUP).is_none(), "it is known to be damaged");
+    }
+
+    #[tokio::test]
+    async fn what_has_been_written_is_checked_when_it_first_comes_from_the_disk() {
+        let dir = tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR")).unwrap();
+        let (store, _) = store_in(&dir);
+        let entry = put(&store, URL, &content(3 * G)).await;
+        let path = store.files().object(&entry.object);
+        let mapping = Mapping::new(File::open(&path).unwrap(), entry.size).unwrap();
+        let values = read_values(&store.files().values(&entry.object)).unwrap();
+        let modified = mapping.file().metadata().unwrap().modified().unwrap();
+        let blob = Blob::fresh(entry.object, &mapping, values, store.clock()).unwrap();
+        assert!(blob.ready(0..10).is_some());
+        flip(&store, URL, 5);
+        File::options().write(true).open(&path).unwrap().set_modified(modified).unwrap();
+        forget(&store, &entry);
+        assert!(blob.check(0..10).is_err());
     }
 
     #[tokio::test]
