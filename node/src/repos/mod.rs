@@ -2,6 +2,7 @@
 //! the list of a repository that has a metalink is brought by whoever fetches it (`daemon/metalinks.rs`).
 
 pub mod metalink;
+pub mod version;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError, RwLock};
