@@ -2,6 +2,8 @@
 //! the list of a repository that has a metalink is brought by whoever fetches it (`daemon/metalinks.rs`).
 
 pub mod metalink;
+pub mod relation;
+pub mod resolve;
 pub mod version;
 
 use std::collections::BTreeMap;
