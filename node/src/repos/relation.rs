@@ -11,7 +11,8 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use super::version::Family;
+use super::version;
+use crate::classify::Format;
 
 /// How deep rich dependencies may lie in each other, and how many needs or alternatives one may become.
 const RICH_DEPTH_MAX: usize = 8;
@@ -54,15 +55,15 @@ impl Comparison {
         }
     }
 
-    fn is_met(self, family: Family, version: &str, bound: &str) -> bool {
-        let order = || family.order_but_missing_release(version, bound);
+    fn is_met(self, format: Format, version: &str, bound: &str) -> bool {
+        let order = || version::order_but_missing_release(format, version, bound);
         match self {
             Self::Less => order().is_lt(),
             Self::AtMost => order().is_le(),
             Self::Equal => order().is_eq(),
             Self::AtLeast => order().is_ge(),
             Self::Greater => order().is_gt(),
-            Self::BeginsWith => family.begins_with(version, bound),
+            Self::BeginsWith => version::begins_with(format, version, bound),
         }
     }
 }
@@ -83,12 +84,12 @@ pub struct Relation<'t> {
 
 impl Relation<'_> {
     /// Do these, all of one package, meet it? Each bound may be met by another of them.
-    pub fn is_met<'p>(&self, family: Family, provided: impl Iterator<Item = Provided<'p>> + Clone) -> bool {
+    pub fn is_met<'p>(&self, format: Format, provided: impl Iterator<Item = Provided<'p>> + Clone) -> bool {
         let mut named = provided.filter(|provided| provided.name == self.name);
         // In RPM what is provided without a version is there in any.
         let meets = |provided: &Provided<'_>, comparison: Comparison, bound| match provided.version {
-            Some(version) => comparison.is_met(family, version, bound),
-            None => family == Family::Rpm,
+            Some(version) => comparison.is_met(format, version, bound),
+            None => format == Format::Rpm,
         };
         match &self.bounds[..] {
             [] => named.next().is_some(),
@@ -119,17 +120,17 @@ impl fmt::Display for Need<'_> {
 }
 
 /// Reads a text of needs. Bounds of one name become one relation: one package is to be within all of them.
-pub fn needs<'t>(family: Family, text: &'t str) -> Vec<Need<'t>> {
+pub fn needs<'t>(format: Format, text: &'t str) -> Vec<Need<'t>> {
     let one = |relation| Need { any_of: vec![relation], is_optional: false };
-    let all: Vec<Need<'t>> = match family {
-        Family::Rpm => text.lines().flat_map(rpm_needs).collect(),
-        Family::Deb => {
+    let all: Vec<Need<'t>> = match format {
+        Format::Rpm => text.lines().flat_map(rpm_needs).collect(),
+        Format::Deb => {
             let need = |text| -> Vec<Relation<'t>> { str::split(text, '|').filter_map(deb_relation).collect() };
             let needs = text.split(',').map(|text| Need { any_of: need(text), is_optional: false });
             needs.filter(|need| !need.any_of.is_empty()).collect()
         }
-        Family::Arch => text.lines().filter_map(joined_relation).map(one).collect(),
-        Family::Alpine => {
+        Format::Arch => text.lines().filter_map(joined_relation).map(one).collect(),
+        Format::Alpine => {
             let wanted = text.split_ascii_whitespace().filter(|word| !word.starts_with('!'));
             wanted.filter_map(joined_relation).map(one).collect()
         }
@@ -138,12 +139,12 @@ pub fn needs<'t>(family: Family, text: &'t str) -> Vec<Need<'t>> {
 }
 
 /// Reads a text of what is provided, in the form of the family's needs. Of versions only exact ones count.
-pub fn provided<'t>(family: Family, text: &'t str) -> Vec<Provided<'t>> {
-    let relations: Vec<Relation<'t>> = match family {
-        Family::Rpm => text.lines().filter_map(rpm_relation).collect(),
-        Family::Deb => text.split(',').filter_map(deb_relation).collect(),
-        Family::Arch => text.lines().filter_map(joined_relation).collect(),
-        Family::Alpine => text.split_ascii_whitespace().filter_map(joined_relation).collect(),
+pub fn provided<'t>(format: Format, text: &'t str) -> Vec<Provided<'t>> {
+    let relations: Vec<Relation<'t>> = match format {
+        Format::Rpm => text.lines().filter_map(rpm_relation).collect(),
+        Format::Deb => text.split(',').filter_map(deb_relation).collect(),
+        Format::Arch => text.lines().filter_map(joined_relation).collect(),
+        Format::Alpine => text.split_ascii_whitespace().filter_map(joined_relation).collect(),
     };
     let exact = |relation: &Relation<'t>| {
         relation.bounds.iter().find(|(comparison, _)| *comparison == Comparison::Equal).map(|(_, version)| *version)
@@ -314,90 +315,90 @@ mod tests {
     use super::*;
 
     /// Needs as people read them; optional ones with a question mark.
-    fn shown(family: Family, text: &str) -> Vec<String> {
+    fn shown(format: Format, text: &str) -> Vec<String> {
         let show = |need: &Need<'_>| format!("{need}{}", if need.is_optional { "?" } else { "" });
-        needs(family, text).iter().map(show).collect()
+        needs(format, text).iter().map(show).collect()
     }
 
     #[test]
     fn forms_of_needs() {
-        for (family, text, expected) in [
-            (Family::Rpm, "bash\nrpmlib(X) <= 4.0-1\n/usr/bin/a b", &["bash", "/usr/bin/a b"][..]),
-            (Family::Rpm, "libc.so.6(GLIBC_2.34)(64bit)", &["libc.so.6(GLIBC_2.34)(64bit)"]),
-            (Family::Rpm, "foo >= 1:2~rc1-3\nfoo < 2", &["foo >= 1:2~rc1-3 < 2"]),
-            (Family::Rpm, "(a or b(x) >= 2)", &["a | b(x) >= 2"]),
+        for (format, text, expected) in [
+            (Format::Rpm, "bash\nrpmlib(X) <= 4.0-1\n/usr/bin/a b", &["bash", "/usr/bin/a b"][..]),
+            (Format::Rpm, "libc.so.6(GLIBC_2.34)(64bit)", &["libc.so.6(GLIBC_2.34)(64bit)"]),
+            (Format::Rpm, "foo >= 1:2~rc1-3\nfoo < 2", &["foo >= 1:2~rc1-3 < 2"]),
+            (Format::Rpm, "(a or b(x) >= 2)", &["a | b(x) >= 2"]),
             (
-                Family::Rpm,
+                Format::Rpm,
                 "(crate(a/default) >= 1.0 with crate(a/default) < 2.0~)",
                 &["crate(a/default) >= 1.0 < 2.0~"],
             ),
-            (Family::Rpm, "((x >= 1 with x < 2) or (x >= 3 with x < 4) or y)", &["x >= 1 < 2 | x >= 3 < 4 | y"]),
-            (Family::Rpm, "((a and b) or c)", &["a | c", "b | c"]),
-            (Family::Rpm, "(a if b else c)", &["a?", "c?"]),
-            (Family::Rpm, "(a unless b)\nx", &["a?", "x"]),
-            (Family::Rpm, "(a with b)", &["a"]),
-            (Family::Rpm, "(a without b)", &["a"]),
-            (Family::Rpm, "(a", &[]),
-            (Family::Rpm, "()\n(a xor b)\n", &[]),
+            (Format::Rpm, "((x >= 1 with x < 2) or (x >= 3 with x < 4) or y)", &["x >= 1 < 2 | x >= 3 < 4 | y"]),
+            (Format::Rpm, "((a and b) or c)", &["a | c", "b | c"]),
+            (Format::Rpm, "(a if b else c)", &["a?", "c?"]),
+            (Format::Rpm, "(a unless b)\nx", &["a?", "x"]),
+            (Format::Rpm, "(a with b)", &["a"]),
+            (Format::Rpm, "(a without b)", &["a"]),
+            (Format::Rpm, "(a", &[]),
+            (Format::Rpm, "()\n(a xor b)\n", &[]),
             (
-                Family::Deb,
+                Format::Deb,
                 "a (>= 1:2-3), b:any | c (<< 4~), d [amd64],, e(=5)",
                 &["a >= 1:2-3", "b | c < 4~", "d", "e = 5"],
             ),
-            (Family::Deb, "a (> 1),\n a (< 2)", &["a >= 1 <= 2"]),
-            (Family::Deb, "", &[]),
+            (Format::Deb, "a (> 1),\n a (< 2)", &["a >= 1 <= 2"]),
+            (Format::Deb, "", &[]),
             (
-                Family::Arch,
+                Format::Arch,
                 "glibc>=2.38\nlibfoo.so=1-64\nsh\nx=1:2-3",
                 &["glibc >= 2.38", "libfoo.so = 1-64", "sh", "x = 1:2-3"],
             ),
             (
-                Family::Alpine,
+                Format::Alpine,
                 "so:libc.musl-x86_64.so.1 a>1.2-r0 a<2 !b c~3 pc:x>=1 d@edge e><Q1abc=",
                 &["so:libc.musl-x86_64.so.1", "a > 1.2-r0 < 2", "c ~ 3", "pc:x >= 1", "d", "e"],
             ),
         ] {
-            assert_eq!(shown(family, text), expected, "{text}");
+            assert_eq!(shown(format, text), expected, "{text}");
         }
         let deep = format!("{}a{}", "(".repeat(100_000), ")".repeat(100_000));
-        assert!(needs(Family::Rpm, &deep).is_empty());
+        assert!(needs(Format::Rpm, &deep).is_empty());
     }
 
     #[test]
     fn what_is_provided_meets_needs() {
-        for (family, provided_text, need, expected) in [
-            (Family::Rpm, "foo = 1.2-3", "foo = 1.2", true),
-            (Family::Rpm, "foo = 1.2-3", "foo > 1.2", false),
-            (Family::Rpm, "foo = 1.2-3", "foo > 1.2-2", true),
-            (Family::Rpm, "foo", "foo > 5", true),
-            (Family::Rpm, "foo = 2:1", "foo < 2", false),
-            (Family::Rpm, "foo = 1\nfoo = 3", "foo = 1\nfoo = 3", true),
-            (Family::Rpm, "/usr/bin/sh", "/usr/bin/sh", true),
-            (Family::Deb, "mail-agent", "mail-agent", true),
-            (Family::Deb, "mail-agent", "mail-agent (>= 1)", false),
-            (Family::Deb, "x (= 1.5)", "x (>= 1), x (<< 2)", true),
-            (Family::Deb, "x (= 2)", "x (>= 1), x (<< 2)", false),
-            (Family::Arch, "libfoo.so=2-64", "libfoo.so=1-64", false),
-            (Family::Arch, "sh", "sh", true),
-            (Family::Arch, "java=17", "java>=11", true),
-            (Family::Alpine, "so:libz.so.1=1.3.1", "so:libz.so.1", true),
-            (Family::Alpine, "cmd:sh=1.36-r2", "cmd:sh~1.36", true),
-            (Family::Alpine, "cmd:sh", "cmd:sh>1", false),
+        for (format, provided_text, need, expected) in [
+            (Format::Rpm, "foo = 1.2-3", "foo = 1.2", true),
+            (Format::Rpm, "foo = 1.2-3", "foo > 1.2", false),
+            (Format::Rpm, "foo = 1.2-3", "foo > 1.2-2", true),
+            (Format::Rpm, "foo", "foo > 5", true),
+            (Format::Rpm, "foo = 2:1", "foo < 2", false),
+            (Format::Rpm, "foo = 1\nfoo = 3", "foo = 1\nfoo = 3", true),
+            (Format::Rpm, "/usr/bin/sh", "/usr/bin/sh", true),
+            (Format::Deb, "mail-agent", "mail-agent", true),
+            (Format::Deb, "mail-agent", "mail-agent (>= 1)", false),
+            (Format::Deb, "x (= 1.5)", "x (>= 1), x (<< 2)", true),
+            (Format::Deb, "x (= 2)", "x (>= 1), x (<< 2)", false),
+            (Format::Arch, "libfoo.so=2-64", "libfoo.so=1-64", false),
+            (Format::Arch, "sh", "sh", true),
+            (Format::Arch, "java=17", "java>=11", true),
+            (Format::Alpine, "so:libz.so.1=1.3.1", "so:libz.so.1", true),
+            (Format::Alpine, "cmd:sh=1.36-r2", "cmd:sh~1.36", true),
+            (Format::Alpine, "cmd:sh", "cmd:sh>1", false),
         ] {
-            let provided = provided(family, provided_text);
-            let relation = &needs(family, need)[0].any_of[0];
-            assert_eq!(relation.is_met(family, provided.iter().cloned()), expected, "{provided_text} for {need}");
+            let provided = provided(format, provided_text);
+            let relation = &needs(format, need)[0].any_of[0];
+            assert_eq!(relation.is_met(format, provided.iter().cloned()), expected, "{provided_text} for {need}");
         }
     }
 
     proptest! {
         #[test]
         fn any_text_is_read(text in prop_oneof!["[a-c()<>=~,|! \n0-9:@.]{0,60}", "(\\(|a|b >= 1| or | and | with | if | else |\\)){0,30}", any::<String>()]) {
-            for family in [Family::Rpm, Family::Deb, Family::Arch, Family::Alpine] {
-                for need in needs(family, &text) {
+            for format in [Format::Rpm, Format::Deb, Format::Arch, Format::Alpine] {
+                for need in needs(format, &text) {
                     prop_assert!(!need.any_of.is_empty() && need.any_of.iter().all(|relation| !relation.name.is_empty()));
                 }
-                prop_assert!(provided(family, &text).iter().all(|provided| !provided.name.is_empty()));
+                prop_assert!(provided(format, &text).iter().all(|provided| !provided.name.is_empty()));
             }
         }
     }

@@ -9,7 +9,8 @@ use std::collections::{BTreeMap, BTreeSet, HashSet, VecDeque};
 use std::hash::{DefaultHasher, Hash, Hasher};
 
 use super::relation::{Need, Provided, Relation};
-use super::version::Family;
+use super::version;
+use crate::classify::Format;
 
 /// Packages of one answer; a whole desktop with all that it recommends is some four thousand.
 const CHOSEN_MAX: usize = 20_000;
@@ -32,9 +33,9 @@ pub struct Package<'p> {
 }
 
 impl Package<'_> {
-    fn meets(&self, family: Family, relation: &Relation<'_>) -> bool {
+    fn meets(&self, format: Format, relation: &Relation<'_>) -> bool {
         let own = Provided { name: self.name, version: Some(self.version) };
-        relation.is_met(family, self.provides.iter().cloned().chain([own]))
+        relation.is_met(format, self.provides.iter().cloned().chain([own]))
     }
 }
 
@@ -66,12 +67,12 @@ pub struct Missing {
 /// Finds the packages for `wanted`: names of packages, of something that packages provide, or names with `*` and `?` in them.
 ///
 /// Of several architectures `arch` counts, or the most frequent one where that is not said; others only stand in.
-pub fn resolve(packages: &impl Packages, family: Family, arch: Option<&str>, wanted: &[&str]) -> Resolution {
+pub fn resolve(packages: &impl Packages, format: Format, arch: Option<&str>, wanted: &[&str]) -> Resolution {
     let index = Index::of(packages);
     let arch = arch.unwrap_or(&index.common_arch);
     let mut resolver = Resolver {
         packages,
-        family,
+        format,
         index: &index,
         arch,
         looks: LOOKS_MAX,
@@ -168,7 +169,7 @@ fn is_source(arch: &str) -> bool {
 
 struct Resolver<'r, P> {
     packages: &'r P,
-    family: Family,
+    format: Format,
     index: &'r Index,
     arch: &'r str,
     /// How many more packages may be looked at.
@@ -209,10 +210,10 @@ impl<'r, P: Packages> Resolver<'r, P> {
 
     /// Is there one already that meets it?
     fn is_met(&mut self, need: &Need<'_>) -> bool {
-        let (index, family) = (self.index, self.family);
+        let (index, format) = (self.index, self.format);
         need.any_of.iter().any(|relation| {
             index.named(relation.name).any(|index| {
-                self.chosen.contains(&index) && self.look(index).is_some_and(|package| package.meets(family, relation))
+                self.chosen.contains(&index) && self.look(index).is_some_and(|package| package.meets(format, relation))
             })
         })
     }
@@ -221,7 +222,7 @@ impl<'r, P: Packages> Resolver<'r, P> {
     fn best(&mut self, relation: &Relation<'_>, arch: &str) -> Option<usize> {
         let mut best: Option<(usize, Package<'r>)> = None;
         for index in self.index.named(relation.name) {
-            let Some(package) = self.look(index).filter(|package| package.meets(self.family, relation)) else {
+            let Some(package) = self.look(index).filter(|package| package.meets(self.format, relation)) else {
                 continue;
             };
             if best.as_ref().is_none_or(|(_, best)| self.is_better(&package, best, relation.name, arch)) {
@@ -240,7 +241,7 @@ impl<'r, P: Packages> Resolver<'r, P> {
             _ => 2,
         };
         let key = |package: &Package<'_>| (runs(package), package.name != name, package.name.len());
-        let newer = || self.family.order(than.version, package.version);
+        let newer = || version::order(self.format, than.version, package.version);
         let order = key(package).cmp(&key(than)).then_with(|| package.name.cmp(than.name)).then_with(newer);
         order.then_with(|| is_for_all(package.arch).cmp(&is_for_all(than.arch))).is_lt()
     }

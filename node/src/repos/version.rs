@@ -5,55 +5,44 @@
 
 use std::cmp::Ordering;
 
-use serde::{Deserialize, Serialize};
+use crate::classify::Format;
 
-/// Whose rules hold.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-pub enum Family {
-    Rpm,
-    Deb,
-    Arch,
-    Alpine,
+/// Which of two versions is the newer one; versions that differ only in how they are written are equal.
+pub fn order(format: Format, a: &str, b: &str) -> Ordering {
+    compare(format, a, b, |a, b| a.is_some().cmp(&b.is_some()))
 }
 
-impl Family {
-    /// Which of two versions is the newer one; versions that differ only in how they are written are equal.
-    pub fn order(self, a: &str, b: &str) -> Ordering {
-        self.compare(a, b, |a, b| a.is_some().cmp(&b.is_some()))
-    }
+/// As [`order`], but where only one of them has a release the rest decides, as it does when a package needs `foo = 1.2` and `foo` has
+/// the version `1.2-3` (RPM and Arch).
+pub fn order_but_missing_release(format: Format, a: &str, b: &str) -> Ordering {
+    compare(format, a, b, |_, _| Ordering::Equal)
+}
 
-    /// As [`Family::order`], but where only one of them has a release the rest decides, as it does when a package needs
-    /// `foo = 1.2` and `foo` has the version `1.2-3` (RPM and Arch).
-    pub fn order_but_missing_release(self, a: &str, b: &str) -> Ordering {
-        self.compare(a, b, |_, _| Ordering::Equal)
-    }
-
-    /// Is the version one of those that begin with `prefix`, component by component? That is Alpine's `~`.
-    pub fn begins_with(self, version: &str, prefix: &str) -> bool {
-        match self {
-            Self::Alpine => {
-                let mut version = alpine(version.as_bytes());
-                alpine(prefix.as_bytes()).take_while(|token| *token != Alpine::End).all(|t| version.next() == Some(t))
-            }
-            _ => self.order_but_missing_release(version, prefix).is_eq(),
+/// Is the version one of those that begin with `prefix`, component by component? That is Alpine's `~`.
+pub fn begins_with(format: Format, version: &str, prefix: &str) -> bool {
+    match format {
+        Format::Alpine => {
+            let mut version = alpine(version.as_bytes());
+            alpine(prefix.as_bytes()).take_while(|token| *token != Alpine::End).all(|t| version.next() == Some(t))
         }
+        _ => order_but_missing_release(format, version, prefix).is_eq(),
     }
+}
 
-    /// `unlike` decides about two releases of which at least one is missing.
-    fn compare(self, a: &str, b: &str, unlike: fn(Option<&[u8]>, Option<&[u8]>) -> Ordering) -> Ordering {
-        let part: fn(&[u8], &[u8]) -> Ordering = match self {
-            Self::Alpine => return alpine(a.as_bytes()).cmp(alpine(b.as_bytes())),
-            Self::Rpm => |a, b| rpm(a).cmp(rpm(b)),
-            Self::Deb => deb,
-            Self::Arch => |a, b| arch(a).cmp(arch(b)),
-        };
-        let (a, b) = (Parts::of(self, a), Parts::of(self, b));
-        let release = || match (a.release, b.release) {
-            (Some(a), Some(b)) => part(a, b),
-            (a, b) => unlike(a, b),
-        };
-        part(a.epoch, b.epoch).then_with(|| part(a.version, b.version)).then_with(release)
-    }
+/// `unlike` decides about two releases of which at least one is missing.
+fn compare(format: Format, a: &str, b: &str, unlike: fn(Option<&[u8]>, Option<&[u8]>) -> Ordering) -> Ordering {
+    let part: fn(&[u8], &[u8]) -> Ordering = match format {
+        Format::Alpine => return alpine(a.as_bytes()).cmp(alpine(b.as_bytes())),
+        Format::Rpm => |a, b| rpm(a).cmp(rpm(b)),
+        Format::Deb => deb,
+        Format::Arch => |a, b| arch(a).cmp(arch(b)),
+    };
+    let (a, b) = (Parts::of(format, a), Parts::of(format, b));
+    let release = || match (a.release, b.release) {
+        (Some(a), Some(b)) => part(a, b),
+        (a, b) => unlike(a, b),
+    };
+    part(a.epoch, b.epoch).then_with(|| part(a.version, b.version)).then_with(release)
 }
 
 /// `EPOCH:VERSION-RELEASE`, of which the first and the last may be missing.
@@ -64,7 +53,7 @@ struct Parts<'v> {
 }
 
 impl<'v> Parts<'v> {
-    fn of(family: Family, text: &'v str) -> Self {
+    fn of(format: Format, text: &'v str) -> Self {
         let (epoch, rest) = match text.split_once(':') {
             Some((epoch, rest)) if epoch.bytes().all(|b| b.is_ascii_digit()) => (epoch, rest),
             _ => ("", text),
@@ -72,7 +61,7 @@ impl<'v> Parts<'v> {
         let (version, release) =
             rest.rsplit_once('-').map_or((rest, None), |(version, release)| (version, Some(release)));
         // For deb a missing revision is the same as `0`.
-        let release = release.or((family == Family::Deb).then_some(""));
+        let release = release.or((format == Format::Deb).then_some(""));
         let epoch = if epoch.is_empty() { "0" } else { epoch };
         Self { epoch: epoch.as_bytes(), version: version.as_bytes(), release: release.map(str::as_bytes) }
     }
@@ -300,11 +289,11 @@ mod tests {
     use super::*;
 
     /// Each is older than the next; those of one group are equal.
-    fn ascending(family: Family, groups: &[&[&str]]) {
+    fn ascending(format: Format, groups: &[&[&str]]) {
         for (i, group) in groups.iter().enumerate() {
             for (j, other) in groups.iter().enumerate() {
                 for (a, b) in group.iter().flat_map(|a| other.iter().map(move |b| (a, b))) {
-                    assert_eq!(family.order(a, b), i.cmp(&j), "{family:?}: {a} to {b}");
+                    assert_eq!(order(format, a, b), i.cmp(&j), "{format:?}: {a} to {b}");
                 }
             }
         }
@@ -314,7 +303,7 @@ mod tests {
     fn rpm_orders() {
         // Those of rpm's own test suite that are hard, in one line.
         ascending(
-            Family::Rpm,
+            Format::Rpm,
             &[
                 &["~~", "~~."],
                 &["~", "0:~"],
@@ -356,7 +345,7 @@ mod tests {
     #[test]
     fn deb_orders() {
         ascending(
-            Family::Deb,
+            Format::Deb,
             &[
                 &["0~~"],
                 &["0~~a"],
@@ -386,13 +375,13 @@ mod tests {
             ],
         );
         // A letter is older than any sign, by ASCII it would not be.
-        ascending(Family::Deb, &[&["1.2~"], &["1.2"], &["1.2Z+"], &["1.2a"], &["1.2+"], &["1.2."]]);
+        ascending(Format::Deb, &[&["1.2~"], &["1.2"], &["1.2Z+"], &["1.2a"], &["1.2+"], &["1.2."]]);
     }
 
     #[test]
     fn arch_orders() {
         ascending(
-            Family::Arch,
+            Format::Arch,
             &[
                 &["1.0a"],
                 &["1.0b"],
@@ -421,7 +410,7 @@ mod tests {
     #[test]
     fn alpine_orders() {
         ascending(
-            Family::Alpine,
+            Format::Alpine,
             &[
                 &["", "nonsense", "."],
                 &["0.1.0_alpha_pre2"],
@@ -459,19 +448,19 @@ mod tests {
 
     #[test]
     fn a_release_that_nobody_names_does_not_count() {
-        for (family, version, bound, expected) in [
-            (Family::Rpm, "1.2-3", "1.2", Ordering::Equal),
-            (Family::Rpm, "1.2", "1.2-3", Ordering::Equal),
-            (Family::Rpm, "1.2-3", "1.2-4", Ordering::Less),
-            (Family::Rpm, "1:1.2-3", "1.2", Ordering::Greater),
-            (Family::Arch, "1:1.2-3", "1:1.2", Ordering::Equal),
-            (Family::Arch, "1.3-1", "1.2", Ordering::Greater),
-            (Family::Deb, "1.2-3", "1.2", Ordering::Greater),
-            (Family::Alpine, "1.2-r3", "1.2", Ordering::Greater),
+        for (format, version, bound, expected) in [
+            (Format::Rpm, "1.2-3", "1.2", Ordering::Equal),
+            (Format::Rpm, "1.2", "1.2-3", Ordering::Equal),
+            (Format::Rpm, "1.2-3", "1.2-4", Ordering::Less),
+            (Format::Rpm, "1:1.2-3", "1.2", Ordering::Greater),
+            (Format::Arch, "1:1.2-3", "1:1.2", Ordering::Equal),
+            (Format::Arch, "1.3-1", "1.2", Ordering::Greater),
+            (Format::Deb, "1.2-3", "1.2", Ordering::Greater),
+            (Format::Alpine, "1.2-r3", "1.2", Ordering::Greater),
         ] {
-            assert_eq!(family.order_but_missing_release(version, bound), expected, "{family:?} {version} {bound}");
+            assert_eq!(order_but_missing_release(format, version, bound), expected, "{format:?} {version} {bound}");
         }
-        let begins = |version, prefix| Family::Alpine.begins_with(version, prefix);
+        let begins = |version, prefix| begins_with(Format::Alpine, version, prefix);
         assert!(begins("1.2.3-r0", "1.2") && begins("1.2-r1", "1.2-r1") && begins("3.12.1_p1", "3"));
         assert!(!begins("1.20", "1.2") && !begins("1.2", "1.2.0") && !begins("1.2-r11", "1.2-r1"));
     }
@@ -486,16 +475,16 @@ mod tests {
         #![proptest_config(ProptestConfig::with_cases(4000))]
         #[test]
         fn every_order_is_total(a in any_version(), b in any_version(), c in any_version()) {
-            for family in [Family::Rpm, Family::Deb, Family::Arch, Family::Alpine] {
-                prop_assert_eq!(family.order(&a, &a), Ordering::Equal);
-                prop_assert_eq!(family.order(&a, &b), family.order(&b, &a).reverse());
+            for format in [Format::Rpm, Format::Deb, Format::Arch, Format::Alpine] {
+                prop_assert_eq!(order(format, &a, &a), Ordering::Equal);
+                prop_assert_eq!(order(format, &a, &b), order(format, &b, &a).reverse());
                 let mut sorted = [&a, &b, &c];
-                sorted.sort_by(|a, b| family.order(a, b));
-                prop_assert!(family.order(sorted[0], sorted[2]).is_le(), "{:?}: {:?}", family, sorted);
-                if family.order(sorted[0], sorted[1]).is_eq() {
-                    prop_assert_eq!(family.order(sorted[0], sorted[2]), family.order(sorted[1], sorted[2]));
+                sorted.sort_by(|a, b| order(format, a, b));
+                prop_assert!(order(format, sorted[0], sorted[2]).is_le(), "{:?}: {:?}", format, sorted);
+                if order(format, sorted[0], sorted[1]).is_eq() {
+                    prop_assert_eq!(order(format, sorted[0], sorted[2]), order(format, sorted[1], sorted[2]));
                 }
-                let _ = (family.order_but_missing_release(&a, &b), family.begins_with(&a, &b));
+                let _ = (order_but_missing_release(format, &a, &b), begins_with(format, &a, &b));
             }
         }
     }

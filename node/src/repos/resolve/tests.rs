@@ -4,7 +4,7 @@ use super::*;
 use crate::repos::relation::{Comparison, needs, provided};
 
 /// A list in short: `NAME VERSION ARCH`, what it provides, what it needs.
-struct Short<'l>(Family, &'l [(&'l str, &'l str, &'l str)]);
+struct Short<'l>(Format, &'l [(&'l str, &'l str, &'l str)]);
 
 impl Packages for Short<'_> {
     fn count(&self) -> usize {
@@ -37,7 +37,7 @@ impl Short<'_> {
 #[test]
 fn rpm_packages() {
     let list = Short(
-        Family::Rpm,
+        Format::Rpm,
         &[
             ("vlc 1:3.0.20-1.fc41 x86_64", "vlc(x86-64) = 1:3.0.20-1.fc41", "libvlc.so.5()(64bit)\n/bin/sh"),
             (
@@ -77,14 +77,14 @@ fn rpm_packages() {
          fontconfig 2-1 x86_64, - gone-too for fontconfig"
     );
     assert_eq!(list.resolved(&["/bin/sh", "none", "no*ne"]), "bash 5.2-1 x86_64, glibc 2.40-1 x86_64, - no*ne, none");
-    let other = resolve(&list, Family::Rpm, Some("i686"), &["vlc"]);
+    let other = resolve(&list, Format::Rpm, Some("i686"), &["vlc"]);
     assert_eq!(other.packages, [2, 8]);
 }
 
 #[test]
 fn deb_packages() {
     let list = Short(
-        Family::Deb,
+        Format::Deb,
         &[
             (
                 "mutt 2.2-1 amd64",
@@ -124,7 +124,7 @@ fn deb_packages() {
 #[test]
 fn arch_packages() {
     let list = Short(
-        Family::Arch,
+        Format::Arch,
         &[
             ("pacman 6.1.0-3 x86_64", "libalpm.so=14-64", "bash\nglibc\nlibcurl.so=4-64\nsh"),
             ("bash 5.2.026-2 x86_64", "sh", "readline>=8\nglibc"),
@@ -145,7 +145,7 @@ fn arch_packages() {
 #[test]
 fn alpine_packages() {
     let list = Short(
-        Family::Alpine,
+        Format::Alpine,
         &[
             (
                 "vlc 3.0.20-r1 x86_64",
@@ -204,26 +204,26 @@ impl Packages for Hostile {
 #[test]
 fn what_a_list_may_cost_is_bounded() {
     let list = |count: u32| Hostile((0..count).map(|i| format!("0.{i}")).collect());
-    let many = resolve(&list(CHOSEN_MAX as u32 + 9), Family::Deb, None, &["*"]);
+    let many = resolve(&list(CHOSEN_MAX as u32 + 9), Format::Deb, None, &["*"]);
     assert_eq!((many.packages.len(), many.is_cut), (CHOSEN_MAX, true));
-    let dear = resolve(&list(5_000), Family::Deb, None, &["*"]);
+    let dear = resolve(&list(5_000), Format::Deb, None, &["*"]);
     assert_eq!((dear.packages.len(), dear.missing.len() < MISSING_MAX, dear.is_cut), (5_000, true, true));
-    let few = resolve(&list(500), Family::Deb, None, &["*"]);
+    let few = resolve(&list(500), Format::Deb, None, &["*"]);
     assert_eq!((few.packages.len(), few.missing.len(), few.is_cut), (500, 500, false));
 }
 
 /// `NAME`, `NAME=VERSION` or `NAME>=VERSION` as the family writes it, with what separates it from the next.
-fn written(family: Family, word: &str) -> String {
+fn written(format: Format, word: &str) -> String {
     let at = word.find(['=', '>']).unwrap_or(word.len());
     let (name, bound) = word.split_at(at);
     let version = bound.trim_start_matches(['=', '>']);
     let sign = bound.strip_suffix(version).unwrap_or_default();
-    match (family, sign) {
-        (Family::Rpm, "") | (Family::Arch, _) => format!("{word}\n"),
-        (Family::Rpm, _) => format!("{name} {sign} {version}\n"),
-        (Family::Deb, "") => format!("{word},"),
-        (Family::Deb, _) => format!("{name} ({sign} {version}),"),
-        (Family::Alpine, _) => format!("{word} "),
+    match (format, sign) {
+        (Format::Rpm, "") | (Format::Arch, _) => format!("{word}\n"),
+        (Format::Rpm, _) => format!("{name} {sign} {version}\n"),
+        (Format::Deb, "") => format!("{word},"),
+        (Format::Deb, _) => format!("{name} ({sign} {version}),"),
+        (Format::Alpine, _) => format!("{word} "),
     }
 }
 
@@ -231,20 +231,19 @@ proptest! {
     /// Whatever the lists say: each need of a chosen package is met by a chosen one, or it is missing.
     #[test]
     fn needs_are_met_or_missing(
-        family in prop_oneof![Just(Family::Rpm), Just(Family::Deb), Just(Family::Arch), Just(Family::Alpine)],
+        format in prop_oneof![Just(Format::Rpm), Just(Format::Deb), Just(Format::Arch), Just(Format::Alpine)],
         rows in proptest::collection::vec(("[a-e] [0-2] (x|y|any)", "([a-e](=[0-2])? ?){0,2}", "([a-h](>=[0-3])? ?){0,3}"), 1..12),
     ) {
-        let separator = match family { Family::Deb => ",", Family::Alpine => " ", _ => "\n" };
-        let text = |text: &str| text.split_whitespace().map(|word| written(family, word)).collect::<String>();
+        let text = |text: &str| text.split_whitespace().map(|word| written(format, word)).collect::<String>();
         let rows: Vec<_> = rows.iter().map(|(id, provides, wants)| (id.clone(), text(provides), text(wants))).collect();
         let short: Vec<_> = rows.iter().map(|(a, b, c)| (&**a, &**b, &**c)).collect();
-        let list = Short(family, &short);
-        let resolution = resolve(&list, family, None, &["a", "b*"]);
-        prop_assert_eq!(&resolution, &resolve(&list, family, None, &["a", "b*"]));
+        let list = Short(format, &short);
+        let resolution = resolve(&list, format, None, &["a", "b*"]);
+        prop_assert_eq!(&resolution, &resolve(&list, format, None, &["a", "b*"]));
         let missing: HashSet<&str> = resolution.missing.iter().map(|missing| &*missing.what).collect();
         let chosen: Vec<_> = resolution.packages.iter().filter_map(|index| list.package(*index)).collect();
         for need in chosen.iter().flat_map(|package| &package.needs) {
-            let met = chosen.iter().any(|package| need.any_of.iter().any(|relation| package.meets(family, relation)));
+            let met = chosen.iter().any(|package| need.any_of.iter().any(|relation| package.meets(format, relation)));
             prop_assert!(met || missing.contains(&*need.to_string()), "{}", need);
         }
         let all: HashSet<_> = resolution.packages.iter().collect();
