@@ -54,7 +54,8 @@ static NODE: LazyLock<Node> = LazyLock::new(|| {
     let flights = Flights::new(store.clone(), upstreams.clone(), site.clone(), ledger.clone(), clock.clone());
     let freshness = Freshness { metadata: Window::Revalidate, package: Window::Immutable, other: Other::Pass };
     let repos = Arc::new(Configured::new(&BTreeMap::new()).unwrap());
-    let options = Options { name: "lab1".into(), freshness, repos, copy_rate: None };
+    let generations = Arc::default();
+    let options = Options { name: "lab1".into(), freshness, repos, generations, copy_rate: None };
     let journey = Journey::new(options, store, flights, upstreams, site, ledger, clock.clone()).unwrap();
     let node = Node { runtime, journey, clock, folder };
     for size in SIZES {

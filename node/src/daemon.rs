@@ -36,8 +36,8 @@ use crate::ledger::status::{Cache, Drain, Flight, Health, Helper, Lookup, Node, 
 use crate::ledger::{AccessLog, Ledger, metrics};
 use crate::os::clock::{Clock, Timestamp};
 use crate::os::{net, tasks};
-use crate::repos::Configured;
 use crate::repos::metalink::Root;
+use crate::repos::{Configured, Generations};
 use crate::store::{self, Entry, Store, VerifyReport};
 use crate::upstream::{Own, Upstreams};
 use drain::Leaving;
@@ -120,6 +120,7 @@ struct Parts {
     started: Timestamp,
     ledger: Arc<Ledger>,
     repos: Arc<Configured>,
+    generations: Arc<Generations>,
     metalinks: Arc<Metalinks>,
     journey: Journey,
     identity: Identity,
@@ -157,8 +158,16 @@ impl Parts {
         let metalinks =
             Metalinks::new(repos.clone(), upstreams.clone(), config.state_dir.join("metalinks"), clock.clone());
         let copy_rate = config.replication.rate_limit;
-        let options =
-            Options { name: config.name.clone(), freshness: config.freshness.clone(), repos: repos.clone(), copy_rate };
+        let folder = config.cache_dir.join("catalogue");
+        let opened = tasks::blocking("open the catalogues", move || Generations::open(&folder)).await?;
+        let generations = Arc::new(opened.map_err(|e| Fault::disk("what is known of repositories", &e))?);
+        let options = Options {
+            name: config.name.clone(),
+            freshness: config.freshness.clone(),
+            repos: repos.clone(),
+            generations: generations.clone(),
+            copy_rate,
+        };
         let journey = Journey::new(options, store, flights, upstreams, site.clone(), ledger.clone(), clock.clone())?;
         let (started, verifying) = (clock.now(), Arc::default());
         Ok(Arc::new(Self {
@@ -167,6 +176,7 @@ impl Parts {
             clock,
             ledger,
             repos,
+            generations,
             metalinks,
             journey,
             identity,
@@ -245,11 +255,22 @@ impl Operations for Parts {
                 rate: (flight.bytes as f64 / seconds) as u64,
             }
         });
-        let repos = self.config.repos.iter().map(|(name, repo)| Repo {
+        let configured = self.config.repos.iter().map(|(name, repo)| Repo {
             name: name.clone(),
             upstreams: self.repos.mirrors(name).iter().map(ToString::to_string).collect(),
             metalink: repo.metalink.clone(),
+            roots: Vec::new(),
         });
+        let mut repos: Vec<Repo> = configured.collect();
+        for (base, root) in self.generations.status() {
+            let name = self.repos.name_of(&base).unwrap_or(base.as_str());
+            match repos.iter_mut().find(|repo| repo.name == name) {
+                Some(repo) => repo.roots.push(root),
+                None => {
+                    repos.push(Repo { name: name.to_owned(), upstreams: Vec::new(), metalink: None, roots: vec![root] })
+                }
+            }
+        }
         Status {
             node: Node {
                 name: self.config.name.clone(),
@@ -263,7 +284,7 @@ impl Operations for Parts {
             traffic: self.ledger.traffic(),
             flights: flights.collect(),
             popular: Vec::new(),
-            repos: repos.collect(),
+            repos,
             helper: Helper { enabled: false },
         }
     }

@@ -17,6 +17,7 @@ mod lists;
 mod memory;
 mod metalinks;
 mod operations;
+mod repositories;
 mod shared_cache;
 mod site;
 mod store;

@@ -4,6 +4,8 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use super::KeyHash;
+
 /// The algorithms that repositories use. New ones are added at the end: stored records number them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Algorithm {
@@ -60,6 +62,16 @@ impl Digest {
         let digit = |c: u8| char::from(c).to_digit(16).and_then(|d| u8::try_from(d).ok());
         let bytes: Option<Box<[u8]>> = hex.chunks_exact(2).map(|p| Some(digit(p[0])? << 4 | digit(p[1])?)).collect();
         Some(Self { algorithm, bytes: bytes? })
+    }
+
+    /// The key of content with this digest, whatever its URL; `None` for algorithms by which two contents can be made to have the
+    /// same.
+    pub fn content_key(&self) -> Option<KeyHash> {
+        match self.algorithm {
+            Algorithm::Md5 | Algorithm::Sha1 => None,
+            // No URL begins so.
+            Algorithm::Sha256 | Algorithm::Sha384 | Algorithm::Sha512 => Some(KeyHash::of(self.to_string().as_bytes())),
+        }
     }
 
     pub fn algorithm(&self) -> Algorithm {

@@ -26,8 +26,8 @@ pub fn classify(url: &Url) -> Classified {
             .or_else(|| Some((Format::Alpine, alpine::classify(&place)?)))
     };
     match found {
-        Some((format, (class, digest))) => Classified { class, format: Some(format), digest },
-        None => Classified { class: Class::Other, format: None, digest: None },
+        Some((format, (class, digest))) => Classified { class, format: Some(format), digest, size: None },
+        None => Classified { class: Class::Other, format: None, digest: None, size: None },
     }
 }
 

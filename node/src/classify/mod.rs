@@ -42,8 +42,17 @@ pub struct Classified {
     pub class: Class,
     /// `None` for `Class::Other`.
     pub format: Option<Format>,
-    /// The digest that the name itself promises, if any.
+    /// The digest that the content must have, if the name itself promises one or the repository's metadata does.
     pub digest: Option<Digest>,
+    /// Its length in bytes, if the repository's metadata says so.
+    pub size: Option<u64>,
+}
+
+impl Classified {
+    /// What it is looked for, fetched and shared under: the content itself where it is known, else its URL.
+    pub fn key(&self, url: &Url) -> KeyHash {
+        self.digest.as_ref().and_then(Digest::content_key).unwrap_or_else(|| url.key_hash())
+    }
 }
 
 impl Class {

@@ -66,11 +66,22 @@ pub(super) fn status(status: &Status, health: &Health, now: Timestamp) -> String
     }
     list(&mut screen, "downloads", &status.flights, flight);
     list(&mut screen, "repos", &status.repos, |repo| {
-        let from = match &repo.metalink {
-            Some(metalink) => format!("{} mirrors that {metalink} names", repo.upstreams.len()),
-            None => repo.upstreams.join(", "),
-        };
-        format!("http://{}/{}/  from {from}", node.address, repo.name)
+        let packages: u64 = repo.roots.iter().map(|root| root.packages).sum();
+        let made = repo.roots.iter().filter_map(|root| root.made).max();
+        let age = made.map_or_else(String::new, |made| {
+            format!(", made {} ago", duration(now.since(Timestamp(made.saturating_mul(1000)))))
+        });
+        let known = if repo.roots.is_empty() { String::new() } else { format!("  {packages} packages known{age}") };
+        match (&repo.metalink, repo.upstreams.is_empty()) {
+            (Some(metalink), _) => {
+                let mirrors = repo.upstreams.len();
+                format!("http://{}/{}/  from {mirrors} mirrors that {metalink} names{known}", node.address, repo.name)
+            }
+            (None, false) => {
+                format!("http://{}/{}/  from {}{known}", node.address, repo.name, repo.upstreams.join(", "))
+            }
+            (None, true) => format!("{}{known}", repo.name),
+        }
     });
     list(&mut screen, "down", &health.unreachable, Clone::clone);
     list(&mut screen, "DEGRADED", &health.degraded, Clone::clone);

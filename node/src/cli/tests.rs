@@ -137,7 +137,7 @@ lab1  imirror 0.1.0  http://192.0.2.1:3142  up 1 d 2 h
     20.0 MiB of 80.0 MiB, 5.0 MiB/s from example.org, 3 readers  http://example.org/fedora/kernel-core-7.0.rpm
 
   repos
-    http://192.0.2.1:3142/fedora/  from https://example.org/pub/fedora
+    http://192.0.2.1:3142/fedora/  from https://example.org/pub/fedora  60000 packages known, made 1 d 3 h ago
 
   down
     example.net: example.net refused the connection

@@ -42,7 +42,7 @@ pub fn describe(url: &Url, head: &Head, class: Class, digest: Option<&Digest>) -
 /// What a peer has told of the object that `key` names; `None` when that makes no sense. A class or a digest of a later version
 /// is left out.
 pub fn understand(key: &KeyHash, description: &Description) -> Option<Described> {
-    let url = Url::parse(std::str::from_utf8(&description.name).ok()?).ok().filter(|url| url.key_hash() == *key)?;
+    let url = Url::parse(std::str::from_utf8(&description.name).ok()?).ok()?;
     let mut fields = HeaderMap::with_capacity(description.fields.len());
     for field in description.fields.iter() {
         fields.append(HeaderName::from_bytes(&field.name).ok()?, HeaderValue::from_bytes(&field.value).ok()?);
@@ -56,7 +56,8 @@ pub fn understand(key: &KeyHash, description: &Description) -> Option<Described>
             None => None,
         },
     };
-    Some(Described { url, head, class, digest })
+    let is_meant = url.key_hash() == *key || digest.as_ref().and_then(Digest::content_key) == Some(*key);
+    is_meant.then_some(Described { url, head, class, digest })
 }
 
 fn number<T: PartialEq>(all: &[T], one: T) -> u8 {

@@ -70,7 +70,14 @@ pub struct Departure {
     pub keep: bool,
     /// It is made for the site: nobody here has asked for it, and upstream is not asked unless somebody comes to read it.
     pub is_copy: bool,
+    /// Readers get the end of it only when it has landed, as they do where a digest is to be compared.
+    pub hold_back: bool,
+    /// Called when it has landed, before its readers get what was held back.
+    pub landing: Option<Landing>,
 }
+
+/// What is to be done with an object that has just been stored. Does not block.
+pub type Landing = Box<dyn FnOnce(&Arc<Entry>) + Send>;
 
 /// The flight that has begun, or why there is none.
 pub type Begun = Result<Arc<Flight>, NotBegun>;
@@ -105,6 +112,9 @@ pub struct Flight {
     ties: Mutex<Ties>,
     keep: bool,
     is_copy: bool,
+    /// Readers get the end only when it has landed.
+    holds_back: bool,
+    landing: Mutex<Option<Landing>>,
     /// Bytes have arrived, or the phase has changed.
     news: Notify,
     readers: AtomicUsize,
@@ -204,7 +214,20 @@ impl Flights {
 
     /// Makes the file and enters the flight in the list. Blocks.
     fn begin(&self, departure: Departure) -> Result<(Arc<Flight>, Source, u64), NotBegun> {
-        let Departure { plan, source, taken_up, from, sources, fields, grant, object, keep, is_copy } = departure;
+        let Departure {
+            plan,
+            source,
+            taken_up,
+            from,
+            sources,
+            fields,
+            grant,
+            object,
+            keep,
+            is_copy,
+            hold_back,
+            landing,
+        } = departure;
         let growing = match taken_up.map_or_else(|| self.0.store.begin(plan), Ok) {
             Ok(growing) => growing,
             Err(fault) => {
@@ -232,6 +255,8 @@ impl Flights {
             ties: Mutex::new(Ties::begin(&source, grant, object)),
             keep,
             is_copy,
+            holds_back: hold_back || growing.plan().digest.is_some(),
+            landing: Mutex::new(landing),
             growing,
         });
         self.0.in_progress().insert(flight.key(), flight.clone());
@@ -266,6 +291,10 @@ impl Flights {
                 }
             })
             .await;
+        }
+        let landing = flight.landing.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let (Phase::Landed(entry), Some(landing), true) = (&phase, landing, flight.keep) {
+            landing(entry);
         }
         let mut in_progress = self.0.in_progress();
         // A newer flight may have the key by now.
@@ -333,7 +362,7 @@ impl Flight {
     fn readable_until(&self, offset: u64) -> u64 {
         let present = self.growing.present_until(offset);
         let landed = matches!(&*self.phase(), Phase::Landed(_));
-        if landed || self.plan().digest.is_none() {
+        if landed || !self.holds_back {
             return present;
         }
         let limit = self.growing.total().unwrap_or(present).saturating_sub(HELD_BACK);
@@ -370,6 +399,13 @@ impl Flight {
             None => false,
             Some(total) => self.plan().class != Class::Other || present >= total / 2,
         }
+    }
+
+    /// What has come is worthless: forgets it, if no reader has got any of it.
+    fn begin_anew(&self) -> bool {
+        let shown =
+            self.growing.total().is_none_or(|total| total > HELD_BACK) && self.had_readers.load(Ordering::Relaxed);
+        !shown && self.growing.forget_all()
     }
 
     /// All bytes are there.

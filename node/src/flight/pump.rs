@@ -102,17 +102,46 @@ pub(super) fn launch(flights: Flights, departure: Departure, begun: oneshot::Sen
 }
 
 async fn fly(flights: &Flights, flight: &Arc<Flight>, source: Source, from: u64) -> Result<Arc<Entry>, Fault> {
-    let hasher = Hasher::start(flight);
     let mut attempts = Attempts::default();
     let mut transfer = Transfer { source, at: from, compare_until: from };
-    let total = loop {
+    loop {
+        let mut hasher = Hasher::start(flight);
+        let total = receive(flights, flight, &mut hasher, transfer, &mut attempts).await?;
+        let fault = match land(flight, hasher, total).await {
+            Err(fault) if matches!(fault.cause, Cause::WrongDigest { .. }) => fault,
+            landed => return landed,
+        };
+        let url = flight.sources.get(attempts.source);
+        if let Some(url) = url.filter(|_| flight.peer().is_none()) {
+            tracing::warn!(url = %flight.plan().url, source = %url, %fault, "a server sends wrong bytes; others are asked first");
+            flights.0.upstreams.distrust(url, &fault);
+        }
+        // Who has begun to read would get the two mixed.
+        attempts.source += 1;
+        if attempts.source >= flight.sources.len() || !flight.begin_anew() {
+            return Err(fault);
+        }
+        let gap = 0..flight.growing.total().unwrap_or(u64::MAX);
+        transfer = ask_again(flights, flight, gap, attempts.source).await?;
+    }
+}
+
+/// Until all bytes are there, from one source after the other; returns how many there are.
+async fn receive(
+    flights: &Flights,
+    flight: &Flight,
+    hasher: &mut Hasher,
+    mut transfer: Transfer,
+    attempts: &mut Attempts,
+) -> Result<u64, Fault> {
+    loop {
         let had = flight.growing.present_bytes();
-        let ended = transfer.run(flights, flight, &hasher).await;
+        let ended = transfer.run(flights, flight, hasher).await;
         if flight.growing.present_bytes() > had {
-            attempts = Attempts { source: attempts.source, ..Attempts::default() };
+            *attempts = Attempts { source: attempts.source, ..Attempts::default() };
         }
         match ended {
-            Ok(Some(total)) => break total,
+            Ok(Some(total)) => return Ok(total),
             Ok(None) if flight.growing.present_bytes() == had && !flight.is_complete() => {
                 let fault = Cause::Truncated { host: flight.source().into(), detail: "nothing new came".into() };
                 attempts.after(flight, Fault::new(fault)).await?;
@@ -120,12 +149,11 @@ async fn fly(flights: &Flights, flight: &Arc<Flight>, source: Source, from: u64)
             Ok(None) => {}
             Err(fault) => attempts.after(flight, fault).await?,
         }
-        match next_transfer(flights, flight, &mut attempts).await? {
+        match next_transfer(flights, flight, attempts).await? {
             Next::Transfer(next) => transfer = *next,
-            Next::Complete(total) => break total,
+            Next::Complete(total) => return Ok(total),
         }
-    };
-    land(flight, hasher, total).await
+    }
 }
 
 /// What follows when a transfer has ended.

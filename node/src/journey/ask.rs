@@ -20,6 +20,7 @@ use crate::cluster::site::Grant;
 use crate::fault::{Cause, Fault, Whose};
 use crate::flight::{self, Departure, Flight, strong_validator};
 use crate::os::tasks;
+use crate::repos::root;
 use crate::store::{Entry, Growing, Plan};
 use crate::upstream::{Answer, Patience, Request};
 
@@ -32,6 +33,7 @@ const SOURCES_MAX: usize = 6;
 /// What is asked, with all that is known before.
 #[derive(Clone)]
 pub(super) struct Question {
+    /// The content's where that is known, else the URL's.
     pub(super) key: KeyHash,
     pub(super) url: Url,
     pub(super) sources: Vec<Url>,
@@ -45,7 +47,7 @@ impl Question {
     /// The question of a client who has nothing and insists on nothing.
     pub(super) fn about(asked: &Asked, classified: &Classified) -> Self {
         Self {
-            key: asked.key.key_hash(),
+            key: classified.key(&asked.key),
             url: asked.key.clone(),
             sources: asked.sources.clone(),
             classified: classified.clone(),
@@ -200,7 +202,8 @@ impl Journey {
                 return Resolution::Stale(fault);
             }
         }
-        if gone && question.cached.is_some() {
+        // What the repository's metadata still names stays (R6c).
+        if gone && question.cached.is_some() && !self.is_named(&question.url) {
             let _ = self.0.store.remove(question.key).await;
         }
         match (survey.refusal, survey.page, survey.unreachable.or(survey.other)) {
@@ -251,10 +254,13 @@ impl Survey {
 
 /// The rest of the inquiry: one source after the other, then the sum.
 impl Journey {
-    /// Sources in the order in which they are worth trying: those remembered as down last. No client waits for more than some.
+    /// Sources in the order in which they are worth trying: those that have sent wrong bytes late, those remembered as down last. No client waits for more than some.
     pub(super) fn in_order(&self, sources: &[Url]) -> Vec<Url> {
-        let (down, up): (Vec<_>, Vec<_>) = sources.iter().cloned().partition(|s| self.0.upstreams.down(s).is_some());
-        up.into_iter().chain(down).take(SOURCES_MAX).collect()
+        let upstreams = &self.0.upstreams;
+        let mut sources = sources.to_vec();
+        sources.sort_by_cached_key(|source| (upstreams.down(source).is_some(), upstreams.is_distrusted(source)));
+        sources.truncate(SOURCES_MAX);
+        sources
     }
 
     /// Asks one source. A 304 that it returns confirms what is stored.
@@ -340,6 +346,12 @@ impl Journey {
                 }
                 None
             }
+            StatusCode::OK if is_of_other_length(&answer, question.classified.size) => {
+                let length = answer.body.length().unwrap_or(0);
+                let detail = format!("{length} bytes of another version than the repository's metadata names");
+                survey.failed(malformed(source, &detail));
+                None
+            }
             StatusCode::OK | StatusCode::PARTIAL_CONTENT => {
                 Some(self.receive(question, source, answer, partial, survey.grant.take()).await)
             }
@@ -420,6 +432,9 @@ impl Journey {
             object: None,
             keep: true,
             is_copy: false,
+            // Who has read a root may ask in the same moment for what it names.
+            hold_back: root::place(&question.url).is_some(),
+            landing: Some(self.landing()),
         };
         match self.0.flights.start(departure).await {
             Ok(flight) => Resolution::Flight(flight),
@@ -431,6 +446,11 @@ impl Journey {
             }
         }
     }
+}
+
+/// Bytes of this length cannot be what is meant; they need not come to be compared.
+fn is_of_other_length(answer: &Answer, size: Option<u64>) -> bool {
+    answer.body.length().zip(size).is_some_and(|(theirs, ours)| theirs != ours)
 }
 
 fn malformed(source: &Url, detail: &str) -> Fault {

@@ -8,6 +8,7 @@ pub mod cache_control;
 pub mod conditional;
 pub mod freshness;
 mod pass;
+mod promises;
 pub mod range;
 mod reply;
 pub mod rfc9111;
@@ -35,7 +36,7 @@ use crate::flight::{Flight, Flights, Reader};
 use crate::ledger::{Ledger, Outcome};
 use crate::os::clock::{Clock, Timestamp};
 use crate::os::rate::Limiter;
-use crate::repos::Configured;
+use crate::repos::{Configured, Generations};
 use crate::store::{Blob, Entry, Store};
 use crate::upstream::{OutBody, Upstreams};
 use ask::{Question, Questions, Resolution};
@@ -67,6 +68,8 @@ pub struct Options {
     pub freshness: config::Freshness,
     /// Where else that can be had of which a stored object is damaged.
     pub repos: Arc<Configured>,
+    /// What repositories say of their contents.
+    pub generations: Arc<Generations>,
     /// Bytes a second of all copies that are made for the site; `None` is no limit.
     pub copy_rate: Option<u64>,
 }
@@ -148,7 +151,8 @@ impl Journey {
             let (entry, would) = self.explain_shared(key).await;
             return (classified, entry, would);
         }
-        let entry = self.0.store.lookup(key.key_hash()).await.unwrap_or_default();
+        let classified = self.promised(key, classified).await;
+        let entry = self.stored(key, &classified).await;
         let would = match self.decide(&classified, entry.as_ref(), Demand::default()) {
             _ if !classified.class.is_ours() => "pass it on to upstream without storing it",
             Decision::Serve => "serve it from the store without asking upstream",
@@ -175,21 +179,27 @@ impl Journey {
 
     /// A GET or HEAD of what is ours: the decision tree.
     async fn serve(&self, asked: &Asked, classified: Classified) -> Result<Reply, Fault> {
-        let key = asked.key.key_hash();
         let demand = Demand::of(&asked.fields);
+        let epoch = self.0.options.generations.epoch();
+        let classified = self.promised(&asked.key, classified).await;
+        let (key, url_key) = (classified.key(&asked.key), asked.key.key_hash());
         self.0.site.requested(&key);
-        if let Some(hot) = self.0.store.lookup_hot(&key)
+        if let Some(hot) = self.0.store.lookup_hot(&url_key)
+            && is_right(&hot.entry, &classified)
             && self.decide(&classified, Some(&hot.entry), demand) == Decision::Serve
         {
             self.0.store.touch(&hot.entry, self.0.clock.now());
             let reply = self.stored_reply(asked, hot.entry.clone(), hot.blob.clone(), Outcome::Hit);
             if let Some(line) = &asked.line {
-                self.remember(line, &asked.url, &classified, &hot, &reply);
+                self.remember(line, &asked.url, &classified, &hot, &reply, epoch);
             }
             return Ok(reply);
         }
-        let flight = self.0.flights.join_in_the_air(&key).await;
-        let cached = self.cached(asked).await;
+        let flight = match self.0.flights.join_in_the_air(&key).await {
+            None if key != url_key => self.0.flights.join_in_the_air(&url_key).await,
+            flight => flight,
+        };
+        let cached = self.cached(asked, &classified).await;
         match self.decide(&classified, cached.as_ref().map(|(entry, _)| entry), demand) {
             Decision::Serve => {
                 let (entry, blob) = cached.ok_or_else(|| Fault::internal("nothing to serve"))?;
@@ -209,8 +219,8 @@ impl Journey {
     }
 
     /// What is stored. A store that fails is a store that has nothing.
-    async fn cached(&self, asked: &Asked) -> Cached {
-        let entry = self.0.store.lookup(asked.key.key_hash()).await.unwrap_or_default()?;
+    async fn cached(&self, asked: &Asked, classified: &Classified) -> Cached {
+        let entry = self.stored(&asked.key, classified).await?;
         let blob = self.0.store.open_blob(&entry).await.ok()?;
         Some((entry, blob))
     }
@@ -231,17 +241,20 @@ impl Journey {
         if had {
             self.0.ledger.revalidated();
         }
-        let question = Question {
+        let mut question = Question {
             cached: cached.as_ref().map(|(entry, _)| entry.clone()),
             insist: demand.revalidate,
             ..Question::about(asked, &classified)
         };
+        if question.classified.digest.is_some() {
+            question.sources = self.sources(&asked.key, question.sources);
+        }
         let (resolution, joined) = self.ask(question).await;
         let stored = async |outcome| {
             // A peer may have given it meanwhile.
             let cached = match cached {
                 Some(cached) => Some(cached),
-                None => self.cached(asked).await,
+                None => self.cached(asked, &classified).await,
             };
             match cached {
                 Some((entry, blob)) => Ok(self.stored_reply(asked, entry, blob, outcome)),
@@ -289,11 +302,13 @@ impl Journey {
     }
 
     async fn fetch_again(&self, entry: &Entry) -> Result<Arc<Flight>, Fault> {
+        let mut classified = classify(&entry.url);
+        classified.digest = classified.digest.or_else(|| entry.digest.clone());
         let question = Question {
             key: entry.key,
             url: entry.url.clone(),
-            sources: self.0.options.repos.resolve(&entry.url).sources,
-            classified: classify(&entry.url),
+            sources: self.sources(&entry.url, self.0.options.repos.resolve(&entry.url).sources),
+            classified,
             cached: None,
             insist: false,
         };
@@ -327,6 +342,11 @@ impl Journey {
         HeaderValue::try_from(format!("{}; {}", self.0.options.name, outcome.cache_status()))
             .unwrap_or_else(|_| HeaderValue::from_static("imirror"))
     }
+}
+
+/// Is it what the name, or the repository's metadata, says that it has to be?
+fn is_right(entry: &Entry, classified: &Classified) -> bool {
+    classified.digest.is_none() || entry.digest == classified.digest
 }
 
 fn known(classified: &Classified, entry: &Entry, now: Timestamp) -> Known {

@@ -14,7 +14,7 @@ use quick_cache::sync::Cache;
 
 use super::freshness::{Decision, Demand, Known, decide};
 use super::{Content, Journey, Reply, Segments, Stored, known};
-use crate::classify::{Class, Classified, Url};
+use crate::classify::{Class, Classified, Digest, KeyHash, Url};
 use crate::ledger::Outcome;
 use crate::store::Hot;
 
@@ -82,6 +82,10 @@ pub struct Shortcut {
     pub url: Url,
     class: Class,
     hot: Weak<Hot>,
+    /// What counts how often it is asked for: the content, by whichever URL.
+    key: KeyHash,
+    /// When what repositories say was looked at.
+    epoch: u64,
     /// What is known of it, but for its age.
     known: Known,
     answered: Mutex<Answered>,
@@ -115,6 +119,9 @@ impl Journey {
     pub fn at_once(&self, line: LineRef<'_>) -> Option<(Arc<Shortcut>, Reply)> {
         let shortcut = self.0.shortcuts.0.get(&line)?;
         let hot = shortcut.hot.upgrade()?;
+        if shortcut.epoch != self.0.options.generations.epoch() {
+            return None;
+        }
         let now = self.0.clock.now();
         let unconfirmed_for = now.since(hot.entry.confirmed_at());
         let known = Known { unconfirmed_for, ..shortcut.known };
@@ -126,14 +133,22 @@ impl Journey {
             self.0.store.lookup_hot(&hot.entry.key);
         });
         self.0.store.touch(&hot.entry, now);
-        self.0.site.requested(&hot.entry.key);
+        self.0.site.requested(&shortcut.key);
         let segments = Segments::whole(Some(hot.entry.size));
         let content = Content::Stored(Stored { entry: hot.entry.clone(), blob: hot.blob.clone() }, segments);
         Some((shortcut, Reply { status: StatusCode::OK, fields, content, outcome, from: None }))
     }
 
     /// Remembers how a plain request was answered from the store.
-    pub(super) fn remember(&self, line: &Line, url: &Url, classified: &Classified, hot: &Arc<Hot>, reply: &Reply) {
+    pub(super) fn remember(
+        &self,
+        line: &Line,
+        url: &Url,
+        classified: &Classified,
+        hot: &Arc<Hot>,
+        reply: &Reply,
+        epoch: u64,
+    ) {
         let Content::Stored(_, segments) = &reply.content else { return };
         let whole = *segments == Segments::whole(Some(hot.entry.size)) && reply.status == StatusCode::OK;
         if !whole || !matches!(reply.outcome, Outcome::Hit | Outcome::MemoryHit) {
@@ -144,6 +159,8 @@ impl Journey {
             url: url.clone(),
             class: classified.class,
             hot: Arc::downgrade(hot),
+            key: classified.digest.as_ref().and_then(Digest::content_key).unwrap_or(hot.entry.key),
+            epoch,
             known: known(classified, &hot.entry, self.0.clock.now()),
             answered: Mutex::new(Answered { age, fields: packed(&reply.fields), outcome: reply.outcome }),
         };

@@ -17,7 +17,7 @@ use crate::cluster::source::{PeerSource, Told};
 use crate::cluster::transfer::Known;
 use crate::config::Window;
 use crate::flight::{self, Departure, Expectation, Flight};
-use crate::repos::Named;
+use crate::repos::{Named, root};
 use crate::store::Plan;
 
 /// Peers to which the site sends this node in turn, when one after the other breaks off.
@@ -83,6 +83,9 @@ impl Journey {
                 return Ok(flight);
             }
         }
+        if let Some(flight) = self.fetch_by_url(question).await {
+            return Ok(flight);
+        }
         let mut broken = plan.sources.last().map(|source| source.peer);
         let expectation = self.0.flights.announce(*key);
         for _ in 0..FOLLOWED_MAX {
@@ -103,6 +106,24 @@ impl Journey {
             }
         }
         Err(Permission::default())
+    }
+
+    /// From a peer that has checked it against the same digest, but knows it by its URL only.
+    async fn fetch_by_url(&self, question: &Question) -> Option<Arc<Flight>> {
+        let key = question.url.key_hash();
+        if key == question.key {
+            return None;
+        }
+        let plan = self.0.site.plan(&key);
+        for source in &plan.sources {
+            let patience = source.hedge_after.max(FIRST_BYTE);
+            let got = self.0.site.get(source.peer, &key, Known::Nothing, 0..u64::MAX, patience).await;
+            let same = got.filter(|(_, told)| told.described.digest == question.classified.digest);
+            if let Some((source, told)) = same {
+                return self.depart(question, source, told, plan.keep, false).await;
+            }
+        }
+        None
     }
 
     /// Has anybody in the site asked upstream about what is stored here, or is anybody asking?
@@ -198,6 +219,9 @@ impl Journey {
             // Metadata is small, and asked for by everybody.
             keep: keep || class != Class::Package,
             is_copy,
+            // Who has read a root may ask in the same moment for what it names.
+            hold_back: root::place(&question.url).is_some(),
+            landing: Some(self.landing()),
         };
         match self.0.flights.start(departure).await {
             Ok(flight) => Some(flight),

@@ -70,6 +70,14 @@ impl Status {
                 name: "fedora".into(),
                 upstreams: vec!["https://example.org/pub/fedora".into()],
                 metalink: None,
+                roots: vec![Root {
+                    url: "https://example.org/pub/fedora/repodata/repomd.xml".into(),
+                    made: Some(1_793_519_969),
+                    since: Timestamp(1_793_526_300_000),
+                    packages: 60_000,
+                    lists: 1,
+                    earlier: 1,
+                }],
             }],
             helper: Helper::default(),
         }
@@ -160,12 +168,32 @@ pub struct Popular {
     pub demand: f64,
 }
 
-/// A configured repository.
+/// A repository: one that is configured, or one whose metadata has passed through.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Repo {
+    /// The configured name, else the URL that its packages lie below.
     pub name: String,
     pub upstreams: Vec<String>,
     pub metalink: Option<String>,
+    /// What is known of its contents: one for each root of its metadata.
+    #[serde(default)]
+    pub roots: Vec<Root>,
+}
+
+/// What a root of a repository's metadata (`repomd.xml`, `InRelease`) says.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Root {
+    pub url: String,
+    /// When its current generation was made, in seconds since 1970, as it says itself.
+    pub made: Option<u64>,
+    /// Since when it is served here.
+    pub since: Timestamp,
+    /// Files in the lists that have been read.
+    pub packages: u64,
+    /// Lists that have been read.
+    pub lists: u64,
+    /// Earlier generations that are remembered.
+    pub earlier: u64,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]

@@ -1,17 +1,36 @@
-//! Repositories that the configuration names: which URLs are the same content at several mirrors. Knows nothing of HTTP:
-//! the list of a repository that has a metalink is brought by whoever fetches it (`daemon/metalinks.rs`).
+//! Repositories: which URLs are the same content at several mirrors, because the configuration says so ([`Configured`]) or the
+//! metadata does ([`Generations`]). Knows nothing of HTTP: the list of a repository that has a metalink is brought by whoever fetches
+//! it (`daemon/metalinks.rs`), metadata by whoever stores it.
 
+pub mod catalogue;
+mod expand;
+mod generations;
+pub mod list;
 pub mod metalink;
 pub mod relation;
 pub mod resolve;
+pub mod root;
 pub mod version;
+mod xml;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError, RwLock};
 
-use crate::classify::{Url, cache_key};
+use serde::{Deserialize, Serialize};
+
+use crate::classify::{Digest, Url, cache_key};
 use crate::config::Repo;
 use crate::fault::{Cause, Fault};
+
+pub use generations::{Generations, Listed, Reading};
+
+/// What a repository says of one of its files.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Promise {
+    pub digest: Digest,
+    /// Bytes.
+    pub size: u64,
+}
 
 /// What a request is called and where it can be had.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -137,6 +156,13 @@ impl Configured {
         let sources: Result<Vec<_>, _> = mirrors.bases.iter().map(|base| below(base, rest)).collect();
         let named = sources.and_then(|sources| Ok(Named { key: cache_key(&below(&repo.root, rest)?), sources }));
         named.map_err(|e| Fault::bad_request(e.to_string()))
+    }
+
+    /// The configured repository that a URL belongs to.
+    pub fn name_of(&self, url: &Url) -> Option<&str> {
+        let base = format!("{}/", url.as_str().trim_end_matches('/'));
+        let url = Url::parse(&base).ok()?;
+        self.0.iter().find(|(_, repo)| repo.rest(&url).is_some()).map(|(name, _)| name.as_str())
     }
 
     /// Any URL: below a mirror of a configured repository it is that repository's, whichever mirror was asked.

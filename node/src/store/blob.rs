@@ -232,6 +232,11 @@ impl Blob {
         Ok(mapped.mapping.bytes(range))
     }
 
+    /// Reads it from the start, checked. Each read may block.
+    pub fn reader(self: Arc<Self>) -> impl std::io::Read {
+        BlobReader { blob: self, at: 0 }
+    }
+
     /// Checks everything anew, whatever has been checked before. Blocks.
     pub(super) fn check_all(&self) -> Result<(), Fault> {
         let Content::File(mapped) = &self.content else { return Ok(()) };
@@ -314,6 +319,24 @@ impl Mapped {
             self.all_checked.store(false, Ordering::Release);
         }
         read.ranges.missing(range.clone()).is_none()
+    }
+}
+
+struct BlobReader {
+    blob: Arc<Blob>,
+    at: u64,
+}
+
+impl std::io::Read for BlobReader {
+    fn read(&mut self, buf: &mut [u8]) -> std::io::Result<usize> {
+        let end = (self.at + buf.len() as u64).min(self.blob.len());
+        if self.at == end {
+            return Ok(0);
+        }
+        let bytes = self.blob.check(self.at..end).map_err(|fault| std::io::Error::other(fault.to_string()))?;
+        buf[..bytes.len()].copy_from_slice(&bytes);
+        self.at += bytes.len() as u64;
+        Ok(bytes.len())
     }
 }
 

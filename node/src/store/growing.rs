@@ -59,6 +59,12 @@ struct Hashing {
     buffer: Vec<u8>,
 }
 
+impl Hashing {
+    fn of(plan: &Plan) -> Self {
+        Self { digest: plan.digest.as_ref().map(|digest| hasher(digest.algorithm())), ..Self::default() }
+    }
+}
+
 #[derive(Serialize, Deserialize)]
 struct Journal {
     url: String,
@@ -135,7 +141,7 @@ impl Growing {
         let mapping = plan.total.map(|total| Mapping::new(file.try_clone()?, total)).transpose()?;
         let claimed = plan.total.unwrap_or_else(|| present.bytes());
         store.grow(claimed);
-        let hashing = Hashing { digest: plan.digest.as_ref().map(|d| hasher(d.algorithm())), ..Hashing::default() };
+        let hashing = Hashing::of(&plan);
         Ok(Arc::new(Self {
             store: store.clone(),
             front: AtomicU64::new(present.until(0)),
@@ -276,6 +282,18 @@ impl Growing {
             digest.update(&hashing.buffer);
         }
         Ok(())
+    }
+
+    /// Forgets what has come, to begin again; says whether that can be done. For when nobody writes or hashes.
+    pub fn forget_all(&self) -> bool {
+        if self.ended.load(Ordering::Relaxed) || self.plan.total.is_none() {
+            return false;
+        }
+        *self.present() = Ranges::default();
+        self.front.store(0, Ordering::Release);
+        self.journalled.store(0, Ordering::Relaxed);
+        *self.hashing() = Hashing::of(&self.plan);
+        true
     }
 
     /// Makes a sealed file an object. Look-ups see it at once; the index on disk names it only when the file and its folder
@@ -435,7 +453,7 @@ fn allocate(file: &File, total: u64) -> std::io::Result<()> {
     }
 }
 
-fn hasher(algorithm: Algorithm) -> Box<dyn DynDigest + Send> {
+pub(super) fn hasher(algorithm: Algorithm) -> Box<dyn DynDigest + Send> {
     match algorithm {
         Algorithm::Md5 => Box::new(md5::Md5::default()),
         Algorithm::Sha1 => Box::new(sha1::Sha1::default()),

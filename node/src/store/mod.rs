@@ -10,6 +10,7 @@ mod files;
 mod groups;
 mod growing;
 mod index;
+mod names;
 mod object;
 mod ranges;
 mod room;
@@ -342,7 +343,7 @@ impl Store {
     pub fn drop_damaged(&self, entry: &Entry, fault: &Fault) {
         if matches!(fault.cause, Cause::Corrupt { .. } | Cause::Disk { .. }) {
             tracing::warn!(url = %entry.url, %fault, "dropped");
-            self.remove_entry(entry.key);
+            self.remove_entry(entry);
         }
     }
 
@@ -372,19 +373,25 @@ impl Store {
         }
     }
 
-    /// Forgets a key; says whether it was there.
+    /// Forgets a key, and what else names its object on account of the same URL; says whether it was there.
     pub async fn remove(&self, key: KeyHash) -> Result<bool, Fault> {
         let store = self.clone();
-        let there = blocking("look up", move || store.0.index.look_up(&key)).await?.is_some();
-        self.remove_entry(key);
-        Ok(there)
+        blocking("remove", move || {
+            let entry = store.0.index.look_up(&key)?;
+            entry.iter().for_each(|entry| store.remove_entry(entry));
+            Ok(entry.is_some())
+        })
+        .await
     }
 
-    fn remove_entry(&self, key: KeyHash) {
-        let order = self.order();
-        self.0.hot.remove(&key);
-        self.touched().remove(&key);
-        self.change(&order, Change::Remove(key));
+    /// Blocks on the disk when the index is not in memory.
+    fn remove_entry(&self, entry: &Entry) {
+        for key in [Some(entry.key), self.twin(entry)].into_iter().flatten() {
+            let order = self.order();
+            self.0.hot.remove(&key);
+            self.touched().remove(&key);
+            self.change(&order, Change::Remove(key));
+        }
     }
 
     /// Forgets all keys that begin with `prefix`; says how many.
@@ -394,7 +401,7 @@ impl Store {
             let mut removed = 0;
             let mut remove = |entry: Arc<Entry>| {
                 if entry.url.as_str().starts_with(&prefix) {
-                    store.remove_entry(entry.key);
+                    store.remove_entry(&entry);
                     removed += 1;
                 }
             };

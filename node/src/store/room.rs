@@ -94,7 +94,7 @@ impl Store {
     /// returns how many bytes went.
     fn evict(&self, needed: u64) -> Result<u64, Fault> {
         let mut batch = Vec::new();
-        let mut freed = 0;
+        let (mut freed, mut evicted) = (0, 0);
         while freed < needed && batch.len() < EVICTED_MAX {
             let going = match self.least_worthy(needed - freed) {
                 Ok(going) => going,
@@ -105,12 +105,14 @@ impl Store {
                 break;
             }
             freed += going.iter().map(|entry| entry.size.max(1)).sum::<u64>();
+            evicted += going.len() as u64;
+            let keys: Vec<_> = going.iter().flat_map(|entry| [Some(entry.key), self.twin(entry)]).flatten().collect();
             let _order = self.order();
-            for entry in going {
+            for key in keys {
                 // Look-ups do not see it any more, and neither does the next sample.
-                let removal = Change::Remove(entry.key);
+                let removal = Change::Remove(key);
                 self.reveal(&removal);
-                self.0.hot.remove(&entry.key);
+                self.0.hot.remove(&key);
                 batch.push(removal);
             }
         }
@@ -119,7 +121,7 @@ impl Store {
         }
         // What could not be removed is there again.
         self.0.commit(&batch).inspect_err(|_| self.0.index.forget_pending(&batch))?;
-        self.0.evictions.fetch_add(batch.len() as u64, Ordering::Relaxed);
+        self.0.evictions.fetch_add(evicted, Ordering::Relaxed);
         Ok(freed)
     }
 
@@ -129,7 +131,9 @@ impl Store {
         let mut sample = Vec::with_capacity(SAMPLE);
         self.0.index.walk(KeyHash(entropy::random_bytes()), |entry| {
             let in_use = self.0.hot.peek(&entry.key).is_some_and(|hot| Arc::strong_count(&hot.blob) > 1);
-            if !in_use {
+            // What is found by its content goes with what is found by its URL.
+            let is_second = entry.is_by_content() && self.twin(&entry).is_some();
+            if !in_use && !is_second {
                 sample.push(entry);
             }
             sample.len() < SAMPLE

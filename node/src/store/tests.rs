@@ -169,7 +169,7 @@ async fn what_is_removed_during_the_scan_does_not_come_back() {
     let entry = put(&store, A, &[1; 1000]).await;
     let path = store.0.files.entry(&entry.object, &entry.key);
     let copy = std::fs::read(&path).unwrap();
-    store.remove_entry(entry.key);
+    store.remove_entry(&entry);
     store.take_in(&path);
     assert!(store.lookup(entry.key).await.unwrap().is_none());
     // The same for who has opened it meanwhile, and who has synced it.

@@ -66,6 +66,42 @@ pub(super) struct Probe {
     pub(super) attempt: u32,
 }
 
+/// A server that has sent wrong bytes is asked last for so long.
+const DISTRUST: Duration = Duration::from_secs(600);
+
+/// Who has sent bytes that are not what the repository's metadata names: others are asked first (R8f). It answers, so that it is
+/// not down; what only it has still comes from it.
+#[derive(Default)]
+pub(super) struct Distrusted(Mutex<HashMap<Host, (Fault, Timestamp)>>);
+
+impl Distrusted {
+    pub(super) fn blame(&self, host: Host, fault: &Fault, now: Timestamp) {
+        let mut hosts = self.hosts(now);
+        if hosts.len() < HOSTS_MAX {
+            hosts.insert(host, (fault.clone(), now));
+        }
+    }
+
+    pub(super) fn is(&self, host: &str, now: Timestamp) -> bool {
+        self.hosts(now).contains_key(host)
+    }
+
+    pub(super) fn list(&self, now: Timestamp) -> Vec<HostHealth> {
+        let line = |(host, (fault, since)): (&Host, &(Fault, Timestamp))| HostHealth {
+            host: host.clone(),
+            fault: fault.to_string(),
+            down_since: *since,
+        };
+        self.hosts(now).iter().map(line).collect()
+    }
+
+    fn hosts(&self, now: Timestamp) -> MutexGuard<'_, HashMap<Host, (Fault, Timestamp)>> {
+        let mut hosts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        hosts.retain(|_, (_, since)| now.since(*since) < DISTRUST);
+        hosts
+    }
+}
+
 /// A line of `status`.
 #[derive(Debug, Clone)]
 pub struct HostHealth {
@@ -190,6 +226,15 @@ mod tests {
 
     fn at(seconds: u64) -> Timestamp {
         Timestamp(1000 * seconds)
+    }
+
+    #[test]
+    fn who_sent_wrong_bytes_is_distrusted_for_a_while() {
+        let distrusted = Distrusted::default();
+        distrusted.blame("a:80".into(), &Fault::internal("wrong"), at(0));
+        assert!(distrusted.is("a:80", at(599)) && !distrusted.is("b:80", at(1)));
+        assert_eq!(distrusted.list(at(1)).len(), 1);
+        assert!(!distrusted.is("a:80", at(600)));
     }
 
     fn fail(health: &Health, host: &str, now: Timestamp) {

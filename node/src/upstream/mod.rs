@@ -46,7 +46,7 @@ use crate::os::{entropy, tasks};
 use asks::Asks;
 use body::Home;
 use connect::Connector;
-use health::{Health, Probe};
+use health::{Distrusted, Health, Probe};
 use pool::Pool;
 use resolve::Resolver;
 use tls::Tls;
@@ -100,6 +100,7 @@ struct Inner {
     connector: Connector,
     pool: Arc<Pool>,
     health: Health,
+    distrusted: Distrusted,
     limiter: Arc<Limiter>,
     /// See [`READ_MAX`]; less with a rate limit, so that bytes come evenly.
     read_max: usize,
@@ -117,6 +118,7 @@ impl Upstreams {
             connector,
             pool: Arc::default(),
             health: Health::default(),
+            distrusted: Distrusted::default(),
             limiter: Arc::new(Limiter::new(config.rate_limit)),
             read_max: config.rate_limit.map_or(READ_MAX, |rate| usize::try_from(rate / 4).unwrap_or(READ_MAX)),
             clock,
@@ -196,9 +198,21 @@ impl Upstreams {
         health.down(&host_of(url), now).or_else(|| health.down(&self.parent_of(url)?, now))
     }
 
-    /// Everybody who is remembered as unreachable or busy.
+    /// This URL's host has sent bytes that are not what the repository names.
+    pub fn distrust(&self, url: &Url, fault: &Fault) {
+        self.0.distrusted.blame(host_of(url), fault, self.0.clock.now());
+    }
+
+    /// Has this URL's host sent wrong bytes lately?
+    pub fn is_distrusted(&self, url: &Url) -> bool {
+        self.0.distrusted.is(&host_of(url), self.0.clock.now())
+    }
+
+    /// Everybody who is remembered as unreachable or busy, or has sent wrong bytes lately.
     pub fn health(&self) -> Vec<HostHealth> {
-        self.0.health.list()
+        let mut list = self.0.health.list();
+        list.extend(self.0.distrusted.list(self.0.clock.now()));
+        list
     }
 
     /// Probes hosts that are down and closes idle connections, for as long as it is polled.

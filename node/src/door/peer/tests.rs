@@ -102,6 +102,8 @@ impl Node {
             object: None,
             keep,
             is_copy: false,
+            hold_back: false,
+            landing: None,
         };
         let Ok(flight) = self.flights.start(departure).await else { panic!("not begun") };
         (flight, server)

@@ -325,6 +325,8 @@ impl Journey {
             object: None,
             keep: true,
             is_copy: false,
+            hold_back: false,
+            landing: None,
         };
         match self.0.flights.start(departure).await {
             Ok(flight) => Filled::Flight(flight, variants),

@@ -1,0 +1,105 @@
+//! What repositories say of their contents (R16, R17): which digest a file has to have, where else it can be had, and how the
+//! node learns that from the metadata that passes through it.
+
+use std::sync::Arc;
+
+use super::{Journey, is_right};
+use crate::classify::{Classified, Digest, Url, classify};
+use crate::flight::Landing;
+use crate::os::tasks;
+use crate::repos::{Listed, Reading};
+use crate::store::Entry;
+
+impl Journey {
+    /// Adds what the repository's metadata says of a URL.
+    pub(super) async fn promised(&self, url: &Url, mut classified: Classified) -> Classified {
+        if classified.class.is_ours()
+            && classified.digest.is_none()
+            && let Some(promise) = self.0.options.generations.promise(url).await
+        {
+            classified.digest = Some(promise.digest);
+            classified.size = Some(promise.size);
+        }
+        classified
+    }
+
+    /// What is stored of a URL and is what it has to be: under the URL, else by its content. What was stored before its digest
+    /// was known is compared with it once.
+    pub(super) async fn stored(&self, url: &Url, classified: &Classified) -> Option<Arc<Entry>> {
+        let store = &self.0.store;
+        let by_url = store.lookup(url.key_hash()).await.unwrap_or_default();
+        let Some(digest) = &classified.digest else { return by_url };
+        if let Some(entry) = by_url {
+            let entry = store.with_digest(&entry, digest.algorithm()).await.ok();
+            if let Some(entry) = entry.filter(|entry| is_right(entry, classified)) {
+                return Some(entry);
+            }
+        }
+        let entry = store.lookup(digest.content_key()?).await.unwrap_or_default()?;
+        let entry = store.link(&entry, url.key_hash(), url.clone()).await?;
+        is_right(&entry, classified).then_some(entry)
+    }
+
+    /// Does a generation of a repository that is still served name it?
+    pub(super) fn is_named(&self, url: &Url) -> bool {
+        self.0.options.generations.is_named(url)
+    }
+
+    /// Where a content can be had: the sources that are configured, then other mirrors of the same repository.
+    pub(super) fn sources(&self, url: &Url, mut sources: Vec<Url>) -> Vec<Url> {
+        for other in self.0.options.generations.mirrors(url) {
+            if !sources.contains(&other) {
+                sources.push(other);
+            }
+        }
+        sources
+    }
+
+    /// What is done with all that lands: it gets its names, and what is metadata is read.
+    pub(super) fn landing(&self) -> Landing {
+        let journey = self.clone();
+        Box::new(move |entry| {
+            let reading = journey.0.options.generations.arrived(&entry.url, entry.object.0, entry.digest.as_ref());
+            let is_found_by_content = entry.digest.as_ref().and_then(Digest::content_key).is_some();
+            if reading.is_none() && !is_found_by_content {
+                return;
+            }
+            let entry = entry.clone();
+            tasks::spawn("landed", async move {
+                journey.0.store.pair(&entry).await;
+                if let Some(reading) = reading {
+                    journey.read(&entry, reading).await;
+                }
+            });
+        })
+    }
+}
+
+impl Journey {
+    /// Reads metadata that has landed, behind the requests; what a root names may be here already, and is read, too.
+    async fn read(&self, entry: &Arc<Entry>, reading: Reading) {
+        let Some(listed) = self.read_one(entry, reading).await else { return };
+        for list in listed {
+            let mut classified = classify(&list.url);
+            classified.digest = Some(list.promise.digest);
+            let Some(entry) = self.stored(&list.url, &classified).await else { continue };
+            let reading = self.0.options.generations.arrived(&list.url, entry.object.0, entry.digest.as_ref());
+            if let Some(reading) = reading {
+                self.read_one(&entry, reading).await;
+            }
+        }
+    }
+
+    async fn read_one(&self, entry: &Arc<Entry>, reading: Reading) -> Option<Vec<Listed>> {
+        let blob = self.0.store.open_blob(entry).await.ok()?;
+        let now = self.0.clock.now();
+        let read = tasks::blocking("read metadata", move || reading.read(blob.reader(), now)).await;
+        match read.unwrap_or_else(|panic| Err(std::io::Error::other(panic.to_string()))) {
+            Ok(listed) => Some(listed),
+            Err(error) => {
+                tracing::warn!(url = %entry.url, %error, "metadata cannot be read; it is passed on as it came");
+                None
+            }
+        }
+    }
+}

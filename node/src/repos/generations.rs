@@ -1,0 +1,649 @@
+//! Generations of the repositories whose metadata passes through this node (R16–R18): what they promise of their contents.
+//!
+//! A *root* is the file that a client trusts first. Each version of it is a generation: it names files with their digests, among
+//! them lists of packages. Each list is kept as a [`Catalogue`] under its own digest, so that all mirrors, suites and generations
+//! with the same list share one.
+//!
+//! Only the newest generation promises anything, and of packages only where the list that it names has been read: a promise that
+//! is out of date would refuse right bytes. Older ones still say what may not be thrown away.
+//!
+//! ```text
+//! catalogue/roots               which roots there are, with their generations
+//! catalogue/<blake3>.root       a root as it came
+//! catalogue/<algorithm>-<digest>.list    a list as a catalogue
+//! ```
+//! All of it can be lost: it is learnt again from the metadata that clients ask for.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
+
+use super::Promise;
+use super::catalogue::Catalogue;
+use super::list::{Form, Package};
+use super::root::{self, Listing};
+use crate::classify::{Digest, Url};
+use crate::ledger::status;
+use crate::os::clock::Timestamp;
+
+/// Roots that are remembered; of more the one that has not changed for longest goes.
+const ROOTS_MAX: usize = 1024;
+
+/// Generations of one root that are remembered.
+const GENERATIONS_MAX: usize = 3;
+
+/// Other mirrors that are named for one content.
+const MIRRORS_MAX: usize = 4;
+
+/// How long a request waits for metadata that is just being read; after that it does without.
+const PATIENCE: Duration = Duration::from_millis(1500);
+
+/// Longest root in bytes, expanded; Ubuntu's has less than two million.
+const ROOT_MAX: u64 = 32 * 1024 * 1024;
+
+/// The BLAKE3 of a content.
+pub(super) type ContentId = [u8; 32];
+
+/// See the module head.
+#[derive(Debug, Default)]
+pub struct Generations {
+    /// Where it is kept; nowhere in tests of others.
+    folder: Option<PathBuf>,
+    state: RwLock<State>,
+    epoch: AtomicU64,
+    /// Tells that something has been read.
+    read: watch::Sender<()>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// By the base of their packages, then by their own URLs.
+    bases: BTreeMap<String, BTreeMap<Url, Root>>,
+    catalogues: BTreeMap<String, Arc<Catalogue>>,
+    /// Bases of which metadata is being read, and how often.
+    reading: BTreeMap<String, usize>,
+}
+
+#[derive(Debug)]
+struct Root {
+    folder: String,
+    /// The newest first; never empty.
+    generations: Vec<Generation>,
+}
+
+#[derive(Debug)]
+struct Generation {
+    object: ContentId,
+    since: Timestamp,
+    listing: Listing,
+}
+
+/// What `roots` has of a root.
+#[derive(Debug, Serialize, Deserialize)]
+struct Record {
+    url: String,
+    generations: Vec<(ContentId, Timestamp)>,
+}
+
+/// Metadata that has landed and is to be read; as long as this lives, requests for what it may name wait a little.
+pub struct Reading {
+    generations: Arc<Generations>,
+    base: String,
+    what: What,
+}
+
+#[derive(Debug, Clone)]
+enum What {
+    Root(Url, ContentId),
+    List(String, Form),
+}
+
+/// A list that a root names, which may have arrived before it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Listed {
+    pub url: Url,
+    pub promise: Promise,
+}
+
+impl Generations {
+    /// Takes up what an earlier run has learnt. Blocks.
+    ///
+    /// # Errors
+    /// The folder cannot be made. What is damaged in it is left out.
+    pub fn open(folder: &Path) -> io::Result<Self> {
+        fs::create_dir_all(folder)?;
+        let generations = Self { folder: Some(folder.to_owned()), ..Self::default() };
+        let records =
+            fs::read(folder.join("roots")).ok().and_then(|bytes| postcard::from_bytes::<Vec<Record>>(&bytes).ok());
+        for record in records.unwrap_or_default() {
+            let Ok(url) = Url::parse(&record.url) else { continue };
+            for (object, since) in record.generations.into_iter().rev() {
+                let bytes = fs::read(folder.join(root_name(&object))).ok();
+                let right = bytes.filter(|bytes| blake3::hash(bytes).as_bytes() == &object);
+                if let Some(bytes) = right {
+                    let _ = generations.use_root(&url, object, &bytes, since);
+                }
+            }
+        }
+        let lists = generations.state().lists();
+        for name in lists {
+            if let Ok(catalogue) = Catalogue::open(&folder.join(list_file(&name))) {
+                generations.change().catalogues.insert(name, Arc::new(catalogue));
+            }
+        }
+        generations.sweep();
+        Ok(generations)
+    }
+
+    /// Changes whenever a promise may have.
+    pub fn epoch(&self) -> u64 {
+        self.epoch.load(Ordering::Acquire)
+    }
+
+    /// What the current generation says of a URL. Waits a little when metadata of its repository is just being read.
+    pub async fn promise(&self, url: &Url) -> Option<Promise> {
+        if self.is_being_read(url) {
+            let mut read = self.read.subscribe();
+            let settled = async { while self.is_being_read(url) && read.changed().await.is_ok() {} };
+            let _ = tokio::time::timeout(PATIENCE, settled).await;
+        }
+        self.find(url, |root, state, rest| root.generations.first()?.promise(state, url, root, rest))
+    }
+
+    /// Does any generation that is remembered name it?
+    pub fn is_named(&self, url: &Url) -> bool {
+        let named = self.find(url, |root, state, rest| {
+            root.generations.iter().find_map(|generation| generation.promise(state, url, root, rest))
+        });
+        named.is_some()
+    }
+
+    /// What the list says of the package at a URL.
+    pub fn package(&self, url: &Url) -> Option<Package> {
+        self.find(url, |root, state, rest| root.generations.first()?.package(state, rest).map(|(_, package)| package))
+    }
+
+    /// URLs at which other mirrors have the package of this one: those whose current generation has the same list.
+    pub fn mirrors(&self, url: &Url) -> Vec<Url> {
+        let list = self.find(url, |root, state, rest| {
+            let (list, _) = root.generations.first()?.package(state, rest)?;
+            Some((list, rest.to_owned()))
+        });
+        let Some((list, rest)) = list else { return Vec::new() };
+        let state = self.state();
+        let has = |root: &Root| {
+            root.generations.first().is_some_and(|generation| generation.lists().any(|name| name == list))
+        };
+        let bases = state.bases.iter().filter(|(_, roots)| roots.values().any(has)).map(|(base, _)| base);
+        let others = bases.filter(|base| !url.as_str().starts_with(base.as_str()));
+        // The path as the client wrote it is as good for them.
+        let path = |base: &str| {
+            url.as_str().len().checked_sub(encoded_len(url, &rest)?).map(|at| format!("{base}{}", &url.as_str()[at..]))
+        };
+        others.filter_map(|base| Url::parse(&path(base)?).ok()).take(MIRRORS_MAX).collect()
+    }
+
+    /// Metadata has landed: is it to be read? From now until what is returned is dropped requests wait for that a little.
+    pub fn arrived(self: &Arc<Self>, url: &Url, object: ContentId, digest: Option<&Digest>) -> Option<Reading> {
+        let (base, what) = match root::place(url) {
+            Some(place) => {
+                let known = self.state().bases.get(&place.base).and_then(|roots| roots.get(url)).map(Root::object);
+                if known == Some(Some(object)) {
+                    return None;
+                }
+                (place.base, What::Root(url.clone(), object))
+            }
+            None => {
+                let digest = digest?;
+                let state = self.state();
+                let named = state.bases_of(url).find_map(|(base, roots)| {
+                    let form = roots.values().find_map(|root| root.generations.first()?.form_of(digest))?;
+                    Some((base.to_owned(), form))
+                });
+                let (base, form) = named?;
+                let name = list_name(digest);
+                if state.catalogues.contains_key(&name) {
+                    return None;
+                }
+                (base, What::List(name, form))
+            }
+        };
+        *self.change().reading.entry(base.clone()).or_default() += 1;
+        Some(Reading { generations: self.clone(), base, what })
+    }
+
+    /// What is known of all repositories, with the URL that the packages of each lie below.
+    pub fn status(&self) -> Vec<(Url, status::Root)> {
+        let state = self.state();
+        let roots = state.bases.iter().flat_map(|(base, roots)| roots.iter().map(move |(url, root)| (base, url, root)));
+        let status = roots.filter_map(|(base, url, root)| {
+            let current = root.generations.first()?;
+            let lists: BTreeSet<String> = current.lists().collect();
+            let read = || lists.iter().filter_map(|name| state.catalogues.get(name));
+            let root = status::Root {
+                url: url.to_string(),
+                made: current.listing.made,
+                since: current.since,
+                packages: read().map(|list| list.len() as u64).sum(),
+                lists: read().count() as u64,
+                earlier: root.generations.len() as u64 - 1,
+            };
+            Some((Url::parse(base).ok()?, root))
+        });
+        status.collect()
+    }
+
+    /// Of a mirror's root that is not the one that is served: is it an earlier generation than that?
+    pub fn is_older(&self, url: &Url, candidate: &Listing) -> bool {
+        let state = self.state();
+        let served = state.root(url).and_then(|root| root.generations.first()?.listing.made);
+        served.zip(candidate.made).is_some_and(|(served, candidate)| candidate < served)
+    }
+
+    fn is_being_read(&self, url: &Url) -> bool {
+        let state = self.state();
+        !state.reading.is_empty() && prefixes(url).any(|base| state.reading.contains_key(base))
+    }
+
+    /// The first answer of a root whose repository the URL may belong to: the longest base first, of one base the newest root.
+    fn find<T>(&self, url: &Url, look: impl Fn(&Root, &State, &str) -> Option<T>) -> Option<T> {
+        let state = self.state();
+        if state.bases.is_empty() || url.as_str().contains('?') {
+            return None;
+        }
+        state.bases_of(url).find_map(|(base, roots)| {
+            let rest = decoded(&url.as_str()[base.len()..])?;
+            let mut roots: Vec<_> = roots.values().collect();
+            roots.sort_by_key(|root| std::cmp::Reverse(root.generations.first().and_then(|g| g.listing.made)));
+            roots.into_iter().find_map(|root| look(root, &state, &rest))
+        })
+    }
+
+    fn use_root(&self, url: &Url, object: ContentId, bytes: &[u8], since: Timestamp) -> io::Result<Vec<Listed>> {
+        let place = root::place(url).ok_or(io::ErrorKind::InvalidInput)?;
+        let listing = root::read(place.kind, bytes)?;
+        let listed = listing.lists.iter().filter_map(|(path, _)| {
+            let url = Url::parse(&format!("{}{path}", place.folder)).ok()?;
+            Some(Listed { url, promise: listing.files.get(path)?.clone() })
+        });
+        let listed = listed.collect();
+        let mut state = self.change();
+        let roots = state.bases.entry(place.base).or_default();
+        let root = roots.entry(url.clone()).or_insert_with(|| Root { folder: place.folder, generations: Vec::new() });
+        root.generations.retain(|generation| generation.object != object);
+        root.generations.insert(0, Generation { object, since, listing });
+        root.generations.truncate(GENERATIONS_MAX);
+        state.forget_surplus();
+        // What is known already, of another mirror or an earlier run, need not be read again.
+        if let Some(folder) = &self.folder {
+            for name in state.lists() {
+                if !state.catalogues.contains_key(&name)
+                    && let Ok(catalogue) = Catalogue::open(&folder.join(list_file(&name)))
+                {
+                    state.catalogues.insert(name, Arc::new(catalogue));
+                }
+            }
+        }
+        drop(state);
+        self.epoch.fetch_add(1, Ordering::Release);
+        Ok(listed)
+    }
+
+    /// Writes down which roots there are. A failure costs that they have to be learnt again.
+    fn record(&self) {
+        let Some(folder) = &self.folder else { return };
+        let records: Vec<Record> = {
+            let state = self.state();
+            let roots = state.bases.values().flatten();
+            let record = |(url, root): (&Url, &Root)| Record {
+                url: url.to_string(),
+                generations: root.generations.iter().map(|generation| (generation.object, generation.since)).collect(),
+            };
+            roots.map(record).collect()
+        };
+        let written = postcard::to_allocvec(&records).map_err(io::Error::other);
+        let written = written.and_then(|bytes| {
+            fs::write(folder.join("roots.new"), bytes)?;
+            fs::rename(folder.join("roots.new"), folder.join("roots"))
+        });
+        if let Err(error) = written {
+            tracing::warn!(%error, "what is known of repositories cannot be written down");
+        }
+        self.sweep();
+    }
+
+    /// Deletes files that no generation names.
+    fn sweep(&self) {
+        let Some(folder) = &self.folder else { return };
+        let mut state = self.change();
+        let lists = state.lists();
+        state.catalogues.retain(|name, _| lists.contains(name));
+        let roots = state.bases.values().flat_map(BTreeMap::values).flat_map(|root| &root.generations);
+        let mut needed: BTreeSet<String> = roots.map(|generation| root_name(&generation.object)).collect();
+        needed.extend(lists.iter().map(|name| list_file(name)));
+        for file in fs::read_dir(folder).into_iter().flatten().flatten() {
+            let name = file.file_name().to_string_lossy().into_owned();
+            if (name.ends_with(".root") || name.ends_with(".list")) && !needed.contains(&name) {
+                let _ = fs::remove_file(file.path());
+            }
+        }
+    }
+
+    fn state(&self) -> RwLockReadGuard<'_, State> {
+        self.state.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn change(&self) -> RwLockWriteGuard<'_, State> {
+        self.state.write().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Reading {
+    /// Reads what has landed; returns the lists that a root names, of which some may be here already. Blocks for as long as
+    /// that takes: seconds for a list of tens of thousands of packages.
+    ///
+    /// # Errors
+    /// It is malformed: then it is passed on as it came, and nothing is known of what it names.
+    pub fn read(self, mut content: impl Read, now: Timestamp) -> io::Result<Vec<Listed>> {
+        let generations = &self.generations;
+        match &self.what {
+            What::Root(url, object) => {
+                let mut bytes = Vec::new();
+                content.by_ref().take(ROOT_MAX + 1).read_to_end(&mut bytes)?;
+                if bytes.len() as u64 > ROOT_MAX {
+                    return Err(io::Error::other("it is larger than the root of any repository"));
+                }
+                let listed = generations.use_root(url, *object, &bytes, now)?;
+                if let Some(folder) = &generations.folder {
+                    fs::write(folder.join(root_name(object)), &bytes)?;
+                    generations.record();
+                }
+                Ok(listed)
+            }
+            What::List(name, form) => {
+                let Some(folder) = &generations.folder else { return Ok(Vec::new()) };
+                let path = folder.join(list_file(name));
+                Catalogue::write(*form, content, &path)?;
+                let catalogue = Arc::new(Catalogue::open(&path)?);
+                generations.change().catalogues.insert(name.clone(), catalogue);
+                generations.epoch.fetch_add(1, Ordering::Release);
+                Ok(Vec::new())
+            }
+        }
+    }
+}
+
+impl Drop for Reading {
+    fn drop(&mut self) {
+        let mut state = self.generations.change();
+        if let Some(count) = state.reading.get_mut(&self.base) {
+            *count -= 1;
+            if *count == 0 {
+                state.reading.remove(&self.base);
+            }
+        }
+        drop(state);
+        self.generations.read.send_replace(());
+    }
+}
+
+impl State {
+    fn bases_of<'s>(&'s self, url: &'s Url) -> impl Iterator<Item = (&'s str, &'s BTreeMap<Url, Root>)> {
+        prefixes(url).filter_map(|prefix| self.bases.get(prefix).map(|roots| (prefix, roots)))
+    }
+
+    fn root(&self, url: &Url) -> Option<&Root> {
+        self.bases.get(&root::place(url)?.base)?.get(url)
+    }
+
+    /// The names of all lists that any generation names.
+    fn lists(&self) -> BTreeSet<String> {
+        let generations = self.bases.values().flat_map(BTreeMap::values).flat_map(|root| &root.generations);
+        generations.flat_map(Generation::lists).collect()
+    }
+
+    fn forget_surplus(&mut self) {
+        while self.bases.values().map(BTreeMap::len).sum::<usize>() > ROOTS_MAX {
+            let since = |root: &Root| root.generations.first().map(|generation| generation.since);
+            let all =
+                self.bases.iter().flat_map(|(base, roots)| roots.iter().map(move |(url, root)| (base, url, root)));
+            let Some((base, url)) = all.min_by_key(|(_, _, root)| since(root)).map(|(b, u, _)| (b.clone(), u.clone()))
+            else {
+                return;
+            };
+            if let Some(roots) = self.bases.get_mut(&base) {
+                roots.remove(&url);
+                if roots.is_empty() {
+                    self.bases.remove(&base);
+                }
+            }
+        }
+    }
+}
+
+impl Root {
+    fn object(&self) -> Option<ContentId> {
+        self.generations.first().map(|generation| generation.object)
+    }
+}
+
+impl Generation {
+    fn lists(&self) -> impl Iterator<Item = String> {
+        self.listing.lists.iter().filter_map(|(path, _)| Some(list_name(&self.listing.files.get(path)?.digest)))
+    }
+
+    fn form_of(&self, digest: &Digest) -> Option<Form> {
+        let is_it = |path: &String| self.listing.files.get(path).is_some_and(|promise| promise.digest == *digest);
+        self.listing.lists.iter().find(|(path, _)| is_it(path)).map(|(_, form)| *form)
+    }
+
+    fn promise(&self, state: &State, url: &Url, root: &Root, rest: &str) -> Option<Promise> {
+        let file = url.as_str().strip_prefix(&root.folder).and_then(decoded);
+        let file = file.and_then(|file| self.listing.files.get(&file).cloned());
+        file.or_else(|| self.package(state, rest).map(|(_, package)| package.promise))
+    }
+
+    /// The package at a path below the base, and the name of the list that says so.
+    fn package(&self, state: &State, rest: &str) -> Option<(String, Package)> {
+        self.lists().find_map(|name| {
+            let package = state.catalogues.get(&name)?.by_path(rest)?;
+            Some((name, package))
+        })
+    }
+}
+
+/// All beginnings of a URL that end with a slash, the longest first, down to the root of its host.
+fn prefixes(url: &Url) -> impl Iterator<Item = &str> {
+    let text = url.as_str();
+    let host_end = text.find("://").map_or(0, |at| at + 3);
+    let mut end = text.len();
+    std::iter::from_fn(move || {
+        let at = text[..end].rfind('/').filter(|at| *at >= host_end)?;
+        end = at;
+        Some(&text[..=at])
+    })
+}
+
+/// A path with its percent escapes resolved, as lists write it; `None` when it is not UTF-8 then.
+fn decoded(path: &str) -> Option<String> {
+    let bytes = path.as_bytes();
+    let mut out = Vec::with_capacity(bytes.len());
+    let mut at = 0;
+    while at < bytes.len() {
+        let escape = (bytes[at] == b'%').then(|| path.get(at + 1..at + 3)).flatten();
+        match escape.and_then(|hex| u8::from_str_radix(hex, 16).ok()) {
+            Some(byte) => {
+                out.push(byte);
+                at += 3;
+            }
+            None => {
+                out.push(bytes[at]);
+                at += 1;
+            }
+        }
+    }
+    String::from_utf8(out).ok()
+}
+
+/// Bytes at the end of a URL that say this path.
+fn encoded_len(url: &Url, rest: &str) -> Option<usize> {
+    let is_it = |prefix: &&str| decoded(&url.as_str()[prefix.len()..]).as_deref() == Some(rest);
+    prefixes(url).find(is_it).map(|prefix| url.as_str().len() - prefix.len())
+}
+
+fn list_name(digest: &Digest) -> String {
+    format!("{}-{}", digest.algorithm().name(), digest.hex())
+}
+
+fn list_file(name: &str) -> String {
+    format!("{name}.list")
+}
+
+fn root_name(object: &ContentId) -> String {
+    format!("{}.root", blake3::Hash::from_bytes(*object).to_hex())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::classify::Algorithm;
+    use sha2::Digest as _;
+
+    fn url(text: &str) -> Url {
+        Url::parse(text).unwrap()
+    }
+
+    fn sha256(bytes: &[u8]) -> Digest {
+        Digest::new(Algorithm::Sha256, &sha2::Sha256::digest(bytes)).unwrap()
+    }
+
+    fn packages(names: &[(&str, u64)]) -> String {
+        let paragraph = |(name, number): &(&str, u64)| {
+            format!(
+                "Package: {name}\nVersion: 1\nFilename: pool/{name}_1.deb\nSize: {number}\nSHA256: {number:064x}\n\n"
+            )
+        };
+        names.iter().map(paragraph).collect()
+    }
+
+    fn release(day: u8, packages: &str) -> String {
+        let digest = sha256(packages.as_bytes()).hex();
+        format!(
+            "Suite: s\nDate: Sat, {day:02} Nov 2025 10:11:12 UTC\nSHA256:\n {digest} {} main/binary-amd64/Packages\n",
+            packages.len()
+        )
+    }
+
+    /// Both arrive and are read.
+    fn arrive(generations: &Arc<Generations>, root: &str, release: &str, packages: &str) {
+        let object = *blake3::hash(release.as_bytes()).as_bytes();
+        let reading = generations.arrived(&url(root), object, None).unwrap();
+        let listed = reading.read(release.as_bytes(), Timestamp(1)).unwrap();
+        let list = listed[0].url.clone();
+        if let Some(reading) = generations.arrived(&list, [0; 32], Some(&sha256(packages.as_bytes()))) {
+            reading.read(packages.as_bytes(), Timestamp(1)).unwrap();
+        }
+    }
+
+    fn promise(generations: &Generations, at: &str) -> Option<u64> {
+        futures_util::FutureExt::now_or_never(generations.promise(&url(at))).unwrap().map(|promise| promise.size)
+    }
+
+    const ROOT: &str = "http://a.example.org/d/dists/s/InRelease";
+
+    #[test]
+    fn the_current_generation_promises_and_earlier_ones_are_remembered() {
+        let dir = tempfile::tempdir().unwrap();
+        let generations = Arc::new(Generations::open(dir.path()).unwrap());
+        let (first, second) = (packages(&[("a+b", 1), ("old", 2)]), packages(&[("a+b", 3)]));
+        let (old, at) = ("http://a.example.org/d/pool/old_1.deb", "http://a.example.org/d/pool/a%2Bb_1.deb");
+        assert_eq!(promise(&generations, at), None);
+        arrive(&generations, ROOT, &release(1, &first), &first);
+        assert_eq!((promise(&generations, at), promise(&generations, old)), (Some(1), Some(2)));
+        assert_eq!(promise(&generations, "http://a.example.org/d/pool/a+b_1.deb?x"), None);
+        assert_eq!(promise(&generations, "http://a.example.org/pool/a+b_1.deb"), None);
+        let list = "http://a.example.org/d/dists/s/main/binary-amd64/Packages";
+        assert_eq!(promise(&generations, list), Some(first.len() as u64));
+
+        // The new root has come, its list has not: of packages it says nothing yet.
+        let (epoch, next) = (generations.epoch(), release(2, &second));
+        let object = *blake3::hash(next.as_bytes()).as_bytes();
+        let reading = generations.arrived(&url(ROOT), object, None).unwrap();
+        assert!(generations.is_being_read(&url(at)) && !generations.is_being_read(&url("http://b.example.org/d/x")));
+        reading.read(next.as_bytes(), Timestamp(2)).unwrap();
+        assert!(!generations.is_being_read(&url(at)) && generations.epoch() > epoch);
+        assert_eq!((promise(&generations, at), promise(&generations, list)), (None, Some(second.len() as u64)));
+        assert!(generations.arrived(&url(ROOT), object, None).is_none(), "it is known");
+        arrive(&generations, "http://a.example.org/d/dists/s/Release", &next, &second);
+        assert_eq!((promise(&generations, at), promise(&generations, old)), (Some(3), None));
+        assert!(generations.is_named(&url(old)) && !generations.is_named(&url("http://a.example.org/d/pool/x.deb")));
+        assert_eq!(generations.package(&url(at)).unwrap().name, "a+b");
+
+        // After a restart all is as it was.
+        let status = generations.status();
+        let again = Generations::open(dir.path()).unwrap();
+        assert_eq!((promise(&again, at), again.is_named(&url(old))), (Some(3), true));
+        assert_eq!(again.status(), status);
+        assert_eq!((status.len(), status[0].1.packages, status[0].1.earlier), (2, 1, 1));
+    }
+
+    #[test]
+    fn mirrors_with_the_same_list_have_the_same_packages() {
+        let dir = tempfile::tempdir().unwrap();
+        let generations = Arc::new(Generations::open(dir.path()).unwrap());
+        let (same, other) = (packages(&[("p+p", 1)]), packages(&[("p+p", 2)]));
+        arrive(&generations, ROOT, &release(1, &same), &same);
+        arrive(&generations, "https://b.example.org/x/y/dists/t/InRelease", &release(2, &same), &same);
+        arrive(&generations, "http://c.example.org/dists/s/InRelease", &release(3, &other), &other);
+        let at = url("http://a.example.org/d/pool/p%2Bp_1.deb");
+        assert_eq!(generations.mirrors(&at), [url("https://b.example.org/x/y/pool/p%2Bp_1.deb")]);
+        assert_eq!(generations.mirrors(&url("http://a.example.org/d/pool/none.deb")), []);
+        let lists =
+            fs::read_dir(dir.path()).unwrap().flatten().filter(|f| f.path().extension().is_some_and(|e| e == "list"));
+        assert_eq!(lists.count(), 2, "what two have in common is kept once");
+    }
+
+    #[test]
+    fn what_is_malformed_promises_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let generations = Arc::new(Generations::open(dir.path()).unwrap());
+        let reading = generations.arrived(&url(ROOT), [1; 32], None).unwrap();
+        assert!(reading.read(&b"<html>"[..], Timestamp(1)).is_err());
+        let list = packages(&[("a", 1)]);
+        arrive(&generations, ROOT, &release(1, &list), &list);
+        let next = release(2, "torn");
+        let object = *blake3::hash(next.as_bytes()).as_bytes();
+        let listed =
+            generations.arrived(&url(ROOT), object, None).unwrap().read(next.as_bytes(), Timestamp(1)).unwrap();
+        let reading = generations.arrived(&listed[0].url, [0; 32], Some(&sha256(b"torn"))).unwrap();
+        assert!(reading.read(&b"torn"[..], Timestamp(1)).is_err());
+        assert_eq!(promise(&generations, "http://a.example.org/d/pool/a_1.deb"), None);
+        assert!(!generations.is_being_read(&url(ROOT)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn requests_wait_a_little_for_what_is_being_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let generations = Arc::new(Generations::open(dir.path()).unwrap());
+        let list = packages(&[("a", 7)]);
+        let first = packages(&[("b", 1)]);
+        arrive(&generations, ROOT, &release(1, &first), &first);
+        let text = release(2, &list);
+        let root = generations.arrived(&url(ROOT), *blake3::hash(text.as_bytes()).as_bytes(), None).unwrap();
+        let listed = root.read(text.as_bytes(), Timestamp(1)).unwrap();
+        let reading = generations.arrived(&listed[0].url, [0; 32], Some(&sha256(list.as_bytes()))).unwrap();
+        let at = url("http://a.example.org/d/pool/a_1.deb");
+        assert_eq!(generations.promise(&at).await, None, "it takes too long");
+        let waiting = generations.promise(&at);
+        let read = async { reading.read(list.as_bytes(), Timestamp(1)).unwrap() };
+        let (promise, _) = futures_util::future::join(waiting, read).await;
+        assert_eq!(promise.unwrap().size, 7);
+    }
+}
