@@ -10,6 +10,7 @@ pub mod metalink;
 pub mod relation;
 pub mod resolve;
 pub mod root;
+mod tar;
 pub mod version;
 mod xml;
 

@@ -9,7 +9,7 @@ use crate::classify::Format;
 
 /// Which of two versions is the newer one; versions that differ only in how they are written are equal.
 pub fn order(format: Format, a: &str, b: &str) -> Ordering {
-    compare(format, a, b, |a, b| a.is_some().cmp(&b.is_some()))
+    compare(format, a, b, |a, b| a.cmp(&b))
 }
 
 /// As [`order`], but where only one of them has a release the rest decides, as it does when a package needs `foo = 1.2` and `foo` has
@@ -29,8 +29,8 @@ pub fn begins_with(format: Format, version: &str, prefix: &str) -> bool {
     }
 }
 
-/// `unlike` decides about two releases of which at least one is missing.
-fn compare(format: Format, a: &str, b: &str, unlike: fn(Option<&[u8]>, Option<&[u8]>) -> Ordering) -> Ordering {
+/// `unlike` decides, by whether they are there, about two releases of which at least one is missing.
+fn compare(format: Format, a: &str, b: &str, unlike: fn(bool, bool) -> Ordering) -> Ordering {
     let part: fn(&[u8], &[u8]) -> Ordering = match format {
         Format::Alpine => return alpine(a.as_bytes()).cmp(alpine(b.as_bytes())),
         Format::Rpm => |a, b| rpm(a).cmp(rpm(b)),
@@ -40,7 +40,7 @@ fn compare(format: Format, a: &str, b: &str, unlike: fn(Option<&[u8]>, Option<&[
     let (a, b) = (Parts::of(format, a), Parts::of(format, b));
     let release = || match (a.release, b.release) {
         (Some(a), Some(b)) => part(a, b),
-        (a, b) => unlike(a, b),
+        (a, b) => unlike(a.is_some(), b.is_some()),
     };
     part(a.epoch, b.epoch).then_with(|| part(a.version, b.version)).then_with(release)
 }
