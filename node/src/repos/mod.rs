@@ -13,6 +13,7 @@ pub mod root;
 mod tar;
 pub mod version;
 mod xml;
+mod zchunk;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError, RwLock};
