@@ -16,8 +16,8 @@ const HEADER_MAX: u64 = 32 * 1024 * 1024;
 const CHUNK_MAX: usize = 32 * 1024 * 1024;
 
 /// Flags of the header: there are elements that may be skipped; each piece also has the check sum of what it expands to.
-const OPTIONAL_ELEMENTS: u32 = 1 << 1;
-const EXPANDED_SUMS: u32 = 1 << 2;
+const OPTIONAL_ELEMENTS: u64 = 1 << 1;
+const EXPANDED_SUMS: u64 = 1 << 2;
 
 /// Lengths of a piece in bytes.
 struct Chunk {
@@ -112,9 +112,7 @@ impl<R: Read> Read for Zchunk<R> {
 /// Are the pieces compressed, and how long are they?
 fn index(header: &mut &[u8], sum: u64) -> io::Result<(bool, Vec<Chunk>)> {
     skip(header, sum)?;
-    let mut flags = [0; 4];
-    header.read_exact(&mut flags)?;
-    let flags = u32::from_be_bytes(flags);
+    let flags = number(header)?;
     if flags & !(OPTIONAL_ELEMENTS | EXPANDED_SUMS) != 0 {
         return Err(bad("the header has flags that are not known"));
     }
@@ -201,7 +199,7 @@ pub(super) mod tests {
     }
 
     /// A file of these pieces, of which the first is the dictionary.
-    pub(in crate::repos) fn zchunk(flags: u32, is_compressed: bool, pieces: &[&[u8]]) -> Vec<u8> {
+    pub(in crate::repos) fn zchunk(flags: u64, is_compressed: bool, pieces: &[&[u8]]) -> Vec<u8> {
         let mut compressor = zstd::bulk::Compressor::new(3).unwrap();
         let (mut index, mut data) = ([written(3), written(pieces.len())].concat(), Vec::new());
         for (i, piece) in pieces.iter().enumerate() {
@@ -221,7 +219,7 @@ pub(super) mod tests {
         let elements = if flags & OPTIONAL_ELEMENTS == 0 { Vec::new() } else { elements };
         let compression = written(if is_compressed { 2 } else { 0 });
         let header =
-            [vec![1; 32], flags.to_be_bytes().to_vec(), compression, elements, written(index.len()), index, written(0)]
+            [vec![1; 32], written(flags as usize), compression, elements, written(index.len()), index, written(0)]
                 .concat();
         [MAGIC.to_vec(), written(1), written(header.len()), vec![2; 32], header, data].concat()
     }
@@ -249,6 +247,23 @@ pub(super) mod tests {
         }
         assert!(read(&zchunk(1, true, &pieces)).is_err(), "streams are not known");
         assert!(read(&zchunk(0, true, &[])).is_err());
+    }
+
+    #[test]
+    fn what_zchunk_itself_wrote() {
+        // The list of a repository without packages, by createrepo_c 0.20 with zchunk 1.2.
+        const LIST: &str = "005a434b3181dd1e09ebe67604c2e01efe83ca46cf562d4e4c966f7562151df00ad1f41f98c39094b39e556314b90e75dd1c4752f60359dbe6d4e965\
+         bb1de015b5be7d0ca131438082b98383000000000000000000000000000000008080126a4a3cf8b4c8be8d75b1b4172c1aa1f51c81ceea48d68e91e1\
+         1a3a8d9f54a484f950948b8028b52ffd209c650300d2c6171a70b73a086d5a2b71db5f326f95000139461c96c0b220f9ff0d3804f2e249aea296a5a0\
+         39c3c8301aefc7fc164294edd985b2536937879001e7343cc9765c8d9a8aa9b97c104872016040283c29ddd85bbde6c5093cf56b32eec138aec91103\
+         1005759088d949c41928b52ffd200b5900003c2f6d657461646174613e";
+        let bytes: Vec<u8> = LIST
+            .as_bytes()
+            .chunks(2)
+            .map(|pair| u8::from_str_radix(std::str::from_utf8(pair).unwrap(), 16).unwrap())
+            .collect();
+        let text = String::from_utf8(read(&bytes).unwrap()).unwrap();
+        assert!(text.starts_with("<?xml") && text.ends_with("packages=\"0\">\n</metadata>"), "{text}");
     }
 
     proptest! {
