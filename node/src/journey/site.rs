@@ -220,7 +220,7 @@ impl Journey {
             keep: keep || class != Class::Package,
             is_copy,
             // Who has read a root may ask in the same moment for what it names.
-            hold_back: root::place(&question.url).is_some(),
+            hold_back: root::names_others(&question.url),
             landing: Some(self.landing()),
         };
         match self.0.flights.start(departure).await {

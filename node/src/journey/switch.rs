@@ -49,7 +49,8 @@ impl Drop for Switching {
 impl Journey {
     /// Has a newer root to wait for what it names?
     pub(super) fn has_to_wait(&self, question: &Question) -> bool {
-        question.cached.is_some() && self.0.options.generations.knows(&question.url)
+        let is_root = root::names_others(&question.url);
+        is_root && question.cached.is_some() && self.0.options.generations.knows(&question.url)
     }
 
     /// Brings in the generation of which `answer` is the root.

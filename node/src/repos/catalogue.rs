@@ -1,7 +1,7 @@
 //! A list of packages in a form that answers at once: one immutable file, mapped, with nothing of it held in memory.
 //!
 //! ```text
-//! magic                          16 bytes
+//! magic, letter of the family    15 + 1 bytes
 //! records                        one a package: length (u32), then postcard
 //! index                          (hash of the path, offset of the record), 8 bytes each, ascending
 //! number of records, offset of the index, BLAKE3 of all before it     8 + 8 + 32 bytes
@@ -15,12 +15,17 @@ use std::path::Path;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use super::Promise;
-use super::list::{self, Form, Package};
+use super::list::{self, Form, Package, Relations};
+use super::relation;
+use super::resolve;
+use crate::classify::{Algorithm, Digest, Format};
 use crate::os::mapping::Mapping;
 
 /// Bumped when the form changes.
-const MAGIC: &[u8; 16] = b"imirror-list 1\n\0";
+const MAGIC: &[u8; 15] = b"imirror-list 2\n";
+
+/// Where the first record begins.
+const HEAD: usize = MAGIC.len() + 1;
 
 const HASH: usize = 8;
 const ENTRY: usize = HASH + 8;
@@ -29,6 +34,7 @@ const TRAILER: usize = 8 + 8 + 32;
 /// An open catalogue.
 #[derive(Debug)]
 pub struct Catalogue {
+    format: Format,
     bytes: Bytes,
     index: usize,
     count: usize,
@@ -40,15 +46,12 @@ struct Record<'r> {
     name: &'r str,
     version: &'r str,
     arch: &'r str,
-    #[serde(borrow)]
-    promise: RawPromise<'r>,
-}
-
-#[derive(Serialize, Deserialize)]
-struct RawPromise<'r> {
-    algorithm: crate::classify::Algorithm,
-    digest: &'r [u8],
     size: u64,
+    #[serde(borrow)]
+    digest: Option<(Algorithm, &'r [u8])>,
+    provides: &'r str,
+    needs: &'r str,
+    recommends: &'r str,
 }
 
 impl Catalogue {
@@ -72,15 +75,21 @@ impl Catalogue {
         let len = file.metadata()?.len();
         let bytes = Mapping::new(file, len)?.bytes(0..len);
         let trailer = bytes.len().checked_sub(TRAILER).filter(|_| bytes.starts_with(MAGIC)).ok_or_else(torn)?;
+        let format = letter_format(bytes[MAGIC.len()]).ok_or_else(torn)?;
         let number = |at: usize| u64::from_le_bytes(bytes[at..at + 8].try_into().unwrap_or_default());
         let hash = blake3::hash(&bytes[..trailer]);
         let (count, index) = (usize::try_from(number(trailer)), usize::try_from(number(trailer + 8)));
         match (count, index) {
             (Ok(count), Ok(index)) if hash.as_bytes() == &bytes[trailer + 16..] && index + count * ENTRY == trailer => {
-                Ok(Self { bytes, index, count })
+                Ok(Self { format, bytes, index, count })
             }
             _ => Err(torn()),
         }
+    }
+
+    /// Whose words its packages are in.
+    pub fn format(&self) -> Format {
+        self.format
     }
 
     /// Number of files that it names.
@@ -114,16 +123,22 @@ impl Catalogue {
         None
     }
 
-    /// All of them, in the order of the list.
-    pub fn packages(&self) -> impl Iterator<Item = Package> {
-        let mut at = MAGIC.len();
-        std::iter::from_fn(move || {
-            if at >= self.index {
-                return None;
-            }
-            let package = self.record(at)?;
-            at += 4 + self.length(at)?;
-            Some(package)
+    /// One of them; in what order they stand is the catalogue's own.
+    pub fn package(&self, index: usize) -> Option<Package> {
+        self.record((index < self.count).then(|| self.entry(index).1)?)
+    }
+
+    /// The same, as far as it says who needs whom.
+    pub fn needs(&self, index: usize) -> Option<resolve::Package<'_>> {
+        let record = self.raw((index < self.count).then(|| self.entry(index).1)?)?;
+        let recommended = relation::needs(self.format, record.recommends).into_iter();
+        let recommended = recommended.map(|need| relation::Need { is_optional: true, ..need });
+        Some(resolve::Package {
+            name: record.name,
+            version: record.version,
+            arch: record.arch,
+            provides: relation::provided(self.format, record.provides),
+            needs: relation::needs(self.format, record.needs).into_iter().chain(recommended).collect(),
         })
     }
 
@@ -138,21 +153,65 @@ impl Catalogue {
         usize::try_from(u32::from_le_bytes(bytes.try_into().ok()?)).ok()
     }
 
-    fn record(&self, offset: usize) -> Option<Package> {
+    fn raw(&self, offset: usize) -> Option<Record<'_>> {
         let from = offset.checked_add(4)?;
-        let record: Record<'_> =
-            postcard::from_bytes(self.bytes.get(from..from.checked_add(self.length(offset)?)?)?).ok()?;
+        postcard::from_bytes(self.bytes.get(from..from.checked_add(self.length(offset)?)?)?).ok()
+    }
+
+    fn record(&self, offset: usize) -> Option<Package> {
+        let record = self.raw(offset)?;
         Some(Package {
             path: record.path.to_owned(),
             name: record.name.to_owned(),
             version: record.version.to_owned(),
             arch: record.arch.to_owned(),
-            promise: Promise {
-                digest: crate::classify::Digest::new(record.promise.algorithm, record.promise.digest)?,
-                size: record.promise.size,
+            size: record.size,
+            digest: record.digest.and_then(|(algorithm, bytes)| Digest::new(algorithm, bytes)),
+            relations: Relations {
+                provides: record.provides.to_owned(),
+                needs: record.needs.to_owned(),
+                recommends: record.recommends.to_owned(),
             },
         })
     }
+}
+
+/// The packages of several catalogues of one family, those of the preferred one first.
+pub struct Stock<'c>(pub Vec<&'c Catalogue>);
+
+impl<'c> Stock<'c> {
+    /// The catalogue of a package that `resolve` has found, and its index there.
+    pub fn find(&self, mut index: usize) -> Option<(&'c Catalogue, usize)> {
+        for catalogue in &self.0 {
+            if index < catalogue.len() {
+                return Some((catalogue, index));
+            }
+            index -= catalogue.len();
+        }
+        None
+    }
+}
+
+impl resolve::Packages for Stock<'_> {
+    fn count(&self) -> usize {
+        self.0.iter().map(|catalogue| catalogue.len()).sum()
+    }
+
+    fn package(&self, index: usize) -> Option<resolve::Package<'_>> {
+        let (catalogue, index) = self.find(index)?;
+        catalogue.needs(index)
+    }
+}
+
+const LETTERS: [(u8, Format); 4] =
+    [(b'r', Format::Rpm), (b'd', Format::Deb), (b'a', Format::Arch), (b'p', Format::Alpine)];
+
+fn letter_format(letter: u8) -> Option<Format> {
+    LETTERS.iter().find(|(each, _)| *each == letter).map(|(_, format)| *format)
+}
+
+fn format_letter(format: Format) -> u8 {
+    LETTERS.iter().find(|(_, each)| *each == format).map_or(0, |(letter, _)| *letter)
 }
 
 /// The first index for which `before` does not hold.
@@ -175,7 +234,8 @@ fn write_to(form: Form, list: impl Read, path: &Path) -> io::Result<u64> {
     let mut file = File::options().read(true).write(true).create(true).truncate(true).open(path)?;
     let mut out = BufWriter::with_capacity(256 * 1024, &mut file);
     out.write_all(MAGIC)?;
-    let mut at = MAGIC.len() as u64;
+    out.write_all(&[format_letter(form.format())])?;
+    let mut at = HEAD as u64;
     let mut index = Vec::new();
     list::read(form, list, |package| {
         let record = Record {
@@ -183,11 +243,11 @@ fn write_to(form: Form, list: impl Read, path: &Path) -> io::Result<u64> {
             name: &package.name,
             version: &package.version,
             arch: &package.arch,
-            promise: RawPromise {
-                algorithm: package.promise.digest.algorithm(),
-                digest: package.promise.digest.bytes(),
-                size: package.promise.size,
-            },
+            size: package.size,
+            digest: package.digest.as_ref().map(|digest| (digest.algorithm(), digest.bytes())),
+            provides: &package.relations.provides,
+            needs: &package.relations.needs,
+            recommends: &package.relations.recommends,
         };
         let record = postcard::to_allocvec(&record).map_err(io::Error::other)?;
         let length = u32::try_from(record.len()).map_err(io::Error::other)?;
@@ -239,14 +299,44 @@ mod tests {
             let path = dir.path().join("list");
             assert_eq!(Catalogue::write(Form::Packages, packages(count).as_bytes(), &path).unwrap(), count as u64);
             let catalogue = Catalogue::open(&path).unwrap();
-            assert_eq!((catalogue.len(), catalogue.packages().count()), (count, count));
+            assert_eq!((catalogue.len(), (0..count + 9).filter_map(|i| catalogue.package(i)).count()), (count, count));
             for i in 0..count {
                 let found = catalogue.by_path(&format!("pool/p/p{i}_{i}-1_amd64.deb")).unwrap();
-                assert_eq!((found.name, found.promise.size), (format!("p{i}"), i as u64));
+                assert_eq!((found.name, found.size), (format!("p{i}"), i as u64));
             }
             assert_eq!(catalogue.by_path("pool/p/other"), None);
         }
         assert!(std::fs::read_dir(dir.path()).unwrap().count() == 1, "nothing is left behind");
+    }
+
+    #[test]
+    fn what_packages_need_is_found_in_several() {
+        let dir = tempfile::tempdir().unwrap();
+        let list = |name: &str, text: &str| {
+            let path = dir.path().join(name);
+            let paragraph = |line: &str| {
+                let (package, relations) = line.split_once(';').unwrap();
+                let sha = "0".repeat(64);
+                format!(
+                    "Package: {package}\nVersion: 1\nArchitecture: all\nFilename: {package}.deb\nSize: 1\nSHA256: {sha}\n{relations}\n\n"
+                )
+            };
+            let text: String = text.lines().map(paragraph).collect();
+            Catalogue::write(Form::Packages, text.as_bytes(), &path).unwrap();
+            Catalogue::open(&path).unwrap()
+        };
+        let one = list("one", "vlc;Depends: vlc-bin, libc (>= 2)\nother;\n");
+        let two =
+            list("two", "vlc-bin;Recommends: codecs, gone\nglibc;Provides: libc (= 2.1)\ncodecs;Pre-Depends: dpkg\n");
+        let stock = Stock(vec![&one, &two]);
+        let resolution = resolve::resolve(&stock, Format::Deb, None, &["vlc"]);
+        let package =
+            |index: &usize| stock.find(*index).and_then(|(catalogue, index)| catalogue.package(index)).unwrap();
+        let paths: Vec<String> = resolution.packages.iter().map(|index| package(index).path).collect();
+        assert_eq!(paths, ["vlc.deb", "vlc-bin.deb", "glibc.deb", "codecs.deb"]);
+        let missing: Vec<&str> = resolution.missing.iter().map(|missing| &*missing.what).collect();
+        assert_eq!(missing, ["dpkg"]);
+        assert_eq!((one.format(), stock.find(5).is_none()), (Format::Deb, true));
     }
 
     #[test]

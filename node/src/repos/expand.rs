@@ -6,13 +6,15 @@ use flate2::bufread::MultiGzDecoder;
 use liblzma::bufread::XzDecoder;
 use liblzma::stream::Stream;
 
+use super::zchunk::{self, Zchunk};
+
 /// Bytes of memory that a decompressor may take.
 const MEMORY_MAX: u64 = 160 * 1024 * 1024;
 
 /// The largest window of zstd, as a power of two: 128 MiB.
 const WINDOW_LOG_MAX: u32 = 27;
 
-/// What `input` is when it is expanded: gzip, xz and zstd, also several members one after the other; anything else as it is.
+/// What `input` is when it is expanded: gzip, xz, zstd and zchunk, also, but for the last, several members one after the other; anything else as it is.
 ///
 /// # Errors
 /// Reading fails when the input is damaged, or becomes longer than `most` bytes.
@@ -30,6 +32,7 @@ pub(super) fn expand<'r>(input: impl Read + 'r, most: u64) -> io::Result<impl Re
             decoder.window_log_max(WINDOW_LOG_MAX)?;
             Box::new(decoder)
         }
+        start if start.starts_with(zchunk::MAGIC) => Box::new(Zchunk::new(input)?),
         _ => Box::new(input),
     };
     Ok(Limited { inner: expanded, left: most })
@@ -89,6 +92,9 @@ mod tests {
             let twice = [&packed[..], &packed].concat();
             assert_eq!(expanded(&twice, 1 << 30).unwrap().len(), 2 * text.len());
         }
+        let zck = zchunk::tests::zchunk(0, true, &[b"", &text[..100], &text[100..]]);
+        assert_eq!(expanded(&zck, text.len() as u64).unwrap(), text);
+        assert!(expanded(&zck, text.len() as u64 - 1).is_err(), "too long");
         assert_eq!(expanded(b"", 0).unwrap(), b"");
     }
 

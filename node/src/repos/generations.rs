@@ -191,7 +191,7 @@ impl Generations {
     /// Does any generation that is remembered name it?
     pub fn is_named(&self, url: &Url) -> bool {
         let named = self.find(url, |_, root, state, rest| {
-            root.generations.iter().find_map(|generation| generation.promise(state, url, root, rest))
+            root.generations.iter().find(|generation| generation.names(state, url, root, rest)).map(|_| ())
         });
         named.is_some()
     }
@@ -227,8 +227,12 @@ impl Generations {
     pub fn arrived(self: &Arc<Self>, url: &Url, object: ContentId, digest: Option<&Digest>) -> Option<Reading> {
         let (base, what) = match root::place(url) {
             Some(place) => {
-                let known = self.state().bases.get(&place.base).and_then(|roots| roots.get(url)).map(Root::object);
-                if known == Some(Some(object)) {
+                let state = self.state();
+                let known = state.bases.get(&place.base).and_then(|roots| roots.get(url)?.generations.first());
+                let has_read = |known: &Generation| {
+                    known.object == object && known.own().is_none_or(|own| state.catalogues.contains_key(&own))
+                };
+                if known.is_some_and(has_read) {
                     return None;
                 }
                 (place.base, What::Root(url.clone(), object))
@@ -329,6 +333,14 @@ impl Generations {
         Ok(listed)
     }
 
+    /// Reads a root that is itself the list. Before the root is used: what is malformed is none.
+    fn read_own(&self, url: &Url, bytes: &[u8]) -> io::Result<()> {
+        let place = root::place(url).ok_or(io::ErrorKind::InvalidInput)?;
+        let own = root::read(place.kind, bytes)?.own;
+        let Some(((digest, form), folder)) = own.zip(self.folder.as_ref()) else { return Ok(()) };
+        Catalogue::write(form, bytes, &folder.join(list_file(&list_name(&digest)))).map(|_| ())
+    }
+
     fn forget(&self, url: &Url) {
         if let Some(place) = root::place(url)
             && let Some(roots) = self.change().bases.get_mut(&place.base)
@@ -403,8 +415,9 @@ impl Reading {
                     return Err(io::Error::other("it is larger than the root of any repository"));
                 }
                 // What cannot be read promises nothing, and neither does any more what it takes the place of.
-                let listed =
-                    generations.use_root(url, *object, &bytes, now).inspect_err(|_| generations.forget(url))?;
+                let own = generations.read_own(url, &bytes);
+                let listed = own.and_then(|()| generations.use_root(url, *object, &bytes, now));
+                let listed = listed.inspect_err(|_| generations.forget(url))?;
                 if let Some(folder) = &generations.folder {
                     fs::write(folder.join(root_name(object)), &bytes)?;
                     generations.record();
@@ -478,26 +491,31 @@ impl Root {
         let object = object?;
         self.generations.iter().find(|generation| generation.object == object)
     }
-
-    fn object(&self) -> Option<ContentId> {
-        self.generations.first().map(|generation| generation.object)
-    }
 }
 
 impl Generation {
     fn lists(&self) -> impl Iterator<Item = String> {
-        self.listing.lists.iter().filter_map(|(path, _)| Some(list_name(&self.listing.files.get(path)?.digest)))
+        self.listing.digests().map(|(digest, _)| list_name(digest))
+    }
+
+    /// The list that the root is itself.
+    fn own(&self) -> Option<String> {
+        self.listing.own.as_ref().map(|(digest, _)| list_name(digest))
     }
 
     fn form_of(&self, digest: &Digest) -> Option<Form> {
-        let is_it = |path: &String| self.listing.files.get(path).is_some_and(|promise| promise.digest == *digest);
-        self.listing.lists.iter().find(|(path, _)| is_it(path)).map(|(_, form)| *form)
+        self.listing.digests().find(|(each, _)| *each == digest).map(|(_, form)| form)
     }
 
     fn promise(&self, state: &State, url: &Url, root: &Root, rest: &str) -> Option<Promise> {
         let file = url.as_str().strip_prefix(&root.folder).and_then(decoded);
         let file = file.and_then(|file| self.listing.files.get(&file).cloned());
-        file.or_else(|| self.package(state, rest).map(|(_, package)| package.promise))
+        file.or_else(|| self.package(state, rest).and_then(|(_, package)| package.promise()))
+    }
+
+    /// Of a package without a digest it promises nothing.
+    fn names(&self, state: &State, url: &Url, root: &Root, rest: &str) -> bool {
+        self.promise(state, url, root, rest).is_some() || self.package(state, rest).is_some()
     }
 
     /// The package at a path below the base, and the name of the list that says so.
@@ -564,6 +582,7 @@ fn root_name(object: &ContentId) -> String {
 mod tests {
     use super::*;
     use crate::classify::Algorithm;
+    use crate::repos::tar::tests::archive;
     use sha2::Digest as _;
 
     fn url(text: &str) -> Url {
@@ -653,6 +672,38 @@ mod tests {
         assert_eq!((promise(&again, at), again.is_named(&url(old))), (Some(3), true));
         assert_eq!(again.status(), status);
         assert_eq!((status.len(), status[0].1.packages, status[0].1.earlier), (2, 1, 1));
+    }
+
+    #[test]
+    fn roots_that_are_lists_themselves() {
+        let dir = tempfile::tempdir().unwrap();
+        let generations = Arc::new(Generations::open(dir.path()).unwrap());
+        let desc = |size: u32| {
+            format!("%FILENAME%\na-1.pkg.tar.zst\n\n%NAME%\na\n\n%CSIZE%\n{size}\n\n%SHA256SUM%\n{size:064x}\n")
+        };
+        let index = "P:b\nV:1\nS:1\n".to_owned();
+        let (database, at) =
+            (url("http://a.example.org/core/os/core.db"), "http://a.example.org/core/os/a-1.pkg.tar.zst");
+        let (apkindex, apk) =
+            (url("http://a.example.org/v3/main/APKINDEX.tar.gz"), url("http://a.example.org/v3/main/b-1.apk"));
+        let object = |archive: &[u8]| *blake3::hash(archive).as_bytes();
+        for (root, name, text) in
+            [(&database, "a-1/desc", desc(7)), (&apkindex, "APKINDEX", index), (&database, "a-1/desc", desc(8))]
+        {
+            let archive = archive(&[(name, &text)]);
+            let reading = generations.arrived(root, object(&archive), None).unwrap();
+            assert_eq!(reading.read(&archive[..], Timestamp(1)).unwrap(), []);
+            assert!(generations.arrived(root, object(&archive), None).is_none(), "it is known");
+        }
+        let again = Generations::open(dir.path()).unwrap();
+        for generations in [&*generations, &again] {
+            assert_eq!((promise(generations, at), promise(generations, database.as_str())), (Some(8), None));
+            assert_eq!((promise(generations, apk.as_str()), generations.is_named(&apk)), (None, true));
+            assert_eq!(generations.package(&apk).unwrap().size, 1);
+        }
+        let reading = generations.arrived(&url("http://b.example.org/x.db"), [1; 32], None).unwrap();
+        assert!(reading.read(&b"something else"[..], Timestamp(1)).is_err());
+        assert_eq!(generations.status().len(), 2);
     }
 
     #[test]

@@ -7,8 +7,13 @@ mod expand;
 mod generations;
 pub mod list;
 pub mod metalink;
+pub mod relation;
+pub mod resolve;
 pub mod root;
+mod tar;
+pub mod version;
 mod xml;
+mod zchunk;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError, RwLock};

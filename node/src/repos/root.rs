@@ -5,6 +5,7 @@ use std::io;
 
 use quick_xml::Reader;
 use quick_xml::events::Event;
+use sha2::{Digest as _, Sha256};
 
 use super::Promise;
 use super::list::{Form, algorithm, paragraphs};
@@ -21,6 +22,21 @@ pub enum Kind {
     Repomd,
     /// Debian's `Release`, or `InRelease`, which is signed in itself.
     Release,
+    /// Arch's `NAME.db`, which is itself the list.
+    Database,
+    /// Alpine's `APKINDEX.tar.gz`, likewise.
+    Apkindex,
+}
+
+impl Kind {
+    /// The form of the list that a root is itself.
+    fn own_form(self) -> Option<Form> {
+        match self {
+            Self::Repomd | Self::Release => None,
+            Self::Database => Some(Form::Database),
+            Self::Apkindex => Some(Form::Apkindex),
+        }
+    }
 }
 
 /// Where a root stands.
@@ -42,10 +58,20 @@ pub struct Listing {
     pub files: BTreeMap<String, Promise>,
     /// Those that list packages. One list in several compressions stands here several times.
     pub lists: Vec<(String, Form)>,
+    /// The root itself, where it lists packages.
+    pub own: Option<(Digest, Form)>,
     /// The parts of `repomd.xml` by their types, which stay when the names of the files change; of `Release` the names stay.
     pub parts: BTreeMap<String, String>,
     /// Files can also be had by their digests (`Acquire-By-Hash`).
     pub by_hash: bool,
+}
+
+impl Listing {
+    /// Digests of all lists of packages, with their forms.
+    pub fn digests(&self) -> impl Iterator<Item = (&Digest, Form)> {
+        let named = self.lists.iter().filter_map(|(path, form)| Some((&self.files.get(path)?.digest, *form)));
+        named.chain(self.own.as_ref().map(|(digest, form)| (digest, *form)))
+    }
 }
 
 /// Is this the URL of a root?
@@ -65,11 +91,24 @@ pub fn place(url: &Url) -> Option<Place> {
             let base = folder.rfind("/dists/").map_or(folder.as_str(), |at| &folder[..=at]).to_owned();
             Some(Place { kind: Kind::Release, folder, base })
         }
+        "APKINDEX.tar.gz" => own(Kind::Apkindex, folder),
+        name if name.strip_suffix(".db").is_some_and(|name| !name.is_empty()) => own(Kind::Database, folder),
         _ => None,
     }
 }
 
-/// Reads a root.
+/// Is this the URL of a root that names other files, which have to fit it? One that is itself the list goes alone.
+pub fn names_others(url: &Url) -> bool {
+    place(url).is_some_and(|place| place.kind.own_form().is_none())
+}
+
+/// A root whose packages lie beside it.
+fn own(kind: Kind, folder: &str) -> Option<Place> {
+    let folder = format!("{folder}/");
+    Some(Place { kind, base: folder.clone(), folder })
+}
+
+/// Reads a root. Of one that is itself the list only its digest: whoever wants the packages reads it as such.
 ///
 /// # Errors
 /// It is none, or malformed.
@@ -77,6 +116,10 @@ pub fn read(kind: Kind, bytes: &[u8]) -> io::Result<Listing> {
     match kind {
         Kind::Repomd => repomd(bytes),
         Kind::Release => release(bytes),
+        Kind::Database | Kind::Apkindex => {
+            let digest = Digest::new(Algorithm::Sha256, &Sha256::digest(bytes));
+            Ok(Listing { own: digest.zip(kind.own_form()), ..Listing::default() })
+        }
     }
 }
 
@@ -168,7 +211,7 @@ impl Listing {
         if self.files.len() >= FILES_MAX {
             return Err(bad("it names more files than any repository has"));
         }
-        if data.kind == "primary" {
+        if matches!(&*data.kind, "primary" | "primary_zck") {
             self.lists.push((path.clone(), Form::Primary));
         }
         self.parts.insert(data.kind, path.clone());
@@ -273,7 +316,20 @@ mod tests {
         );
         let flat = "http://example.org/flat/".to_owned();
         assert_eq!(of("http://example.org/flat/Release"), Some((Kind::Release, flat.clone(), flat)));
-        for other in ["http://example.org/repomd.xml", "http://example.org/a/InRelease?x", "http://example.org/"] {
+        let beside = "http://example.org/core/os/x86_64/".to_owned();
+        let of_database = of("http://example.org/core/os/x86_64/core.db");
+        assert_eq!(of_database, Some((Kind::Database, beside.clone(), beside.clone())));
+        let is_alone = |url: &str| !names_others(&Url::parse(url).unwrap());
+        assert!(is_alone("http://example.org/core.db") && !is_alone("http://example.org/flat/Release"));
+        let of_index = of("http://example.org/core/os/x86_64/APKINDEX.tar.gz");
+        assert_eq!(of_index, Some((Kind::Apkindex, beside.clone(), beside)));
+        for other in [
+            "http://example.org/.db",
+            "http://example.org/core.files",
+            "http://example.org/repomd.xml",
+            "http://example.org/a/InRelease?x",
+            "http://example.org/",
+        ] {
             assert_eq!(of(other), None, "{other}");
         }
     }

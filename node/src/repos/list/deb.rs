@@ -2,9 +2,8 @@
 
 use std::io::{self, BufRead, Read};
 
-use super::{Package, VALUE_MAX, bad, checked, checked_path};
+use super::{Package, Relations, VALUE_MAX, bad, checked, checked_path};
 use crate::classify::{Algorithm, Digest};
-use crate::repos::Promise;
 
 /// Longest field with all its lines, in bytes.
 const FIELD_MAX: usize = 4 * 1024 * 1024;
@@ -26,19 +25,41 @@ const FILES: [(&str, Algorithm); 4] = [
 ];
 
 pub(super) fn read_packages(input: impl BufRead, each: &mut dyn FnMut(Package) -> io::Result<()>) -> io::Result<()> {
-    let wanted = ["package", "version", "architecture", "filename", "size", "sha256", "sha512", "sha1", "md5sum"];
+    let wanted = [
+        "package",
+        "version",
+        "architecture",
+        "filename",
+        "size",
+        "sha256",
+        "sha512",
+        "sha1",
+        "md5sum",
+        "provides",
+        "depends",
+        "pre-depends",
+        "recommends",
+    ];
     paragraphs(input, &wanted, |fields| {
         let digest = DIGESTS.iter().find_map(|(name, algorithm)| Digest::from_hex(*algorithm, fields.get(name)?));
         // Without a digest there is nothing to be known of it.
         let (Some(digest), Some(path)) = (digest, fields.get("filename")) else { return Ok(()) };
         let size =
             fields.get("size").and_then(|size| size.parse().ok()).ok_or_else(|| bad("a package without Size"))?;
+        let value = |name| fields.get(name).unwrap_or_default();
+        let needs = ["pre-depends", "depends"].map(value);
         each(Package {
             path: checked_path(checked(path)?)?,
-            name: fields.get("package").unwrap_or_default().to_owned(),
-            version: fields.get("version").unwrap_or_default().to_owned(),
-            arch: fields.get("architecture").unwrap_or_default().to_owned(),
-            promise: Promise { digest, size },
+            name: checked(value("package"))?.to_owned(),
+            version: checked(value("version"))?.to_owned(),
+            arch: checked(value("architecture"))?.to_owned(),
+            size,
+            digest: Some(digest),
+            relations: Relations {
+                provides: value("provides").to_owned(),
+                needs: needs.join(", ").trim_matches([',', ' ']).to_owned(),
+                recommends: value("recommends").to_owned(),
+            },
         })
     })
 }
@@ -50,19 +71,22 @@ pub(super) fn read_sources(input: impl BufRead, each: &mut dyn FnMut(Package) ->
         let (Some((files, algorithm)), Some(folder)) = (listed, fields.get("directory")) else { return Ok(()) };
         for line in files.lines().filter(|line| !line.trim().is_empty()) {
             let mut words = line.split_ascii_whitespace();
-            let promise = words.next().zip(words.next()).and_then(|(digest, size)| {
-                Some(Promise { digest: Digest::from_hex(*algorithm, digest)?, size: size.parse().ok()? })
-            });
-            let (Some(promise), Some(name)) = (promise, words.next()) else {
+            let promise = words
+                .next()
+                .zip(words.next())
+                .and_then(|(digest, size)| Some((Digest::from_hex(*algorithm, digest)?, size.parse().ok()?)));
+            let (Some((digest, size)), Some(name)) = (promise, words.next()) else {
                 return Err(bad(format!("the line {line:?} is no file")));
             };
             let path = if folder == "." { name.to_owned() } else { format!("{folder}/{name}") };
             each(Package {
                 path: checked_path(checked(&path)?)?,
-                name: fields.get("package").unwrap_or_default().to_owned(),
-                version: fields.get("version").unwrap_or_default().to_owned(),
+                name: checked(fields.get("package").unwrap_or_default())?.to_owned(),
+                version: checked(fields.get("version").unwrap_or_default())?.to_owned(),
                 arch: "source".to_owned(),
-                promise,
+                size,
+                digest: Some(digest),
+                relations: Relations::default(),
             })?;
         }
         Ok(())
@@ -160,7 +184,7 @@ mod tests {
     #[test]
     fn packages() {
         let text = format!(
-            "Package: g++\r\nVersion: 4:12.2.0-3\nArchitecture: amd64\nDescription: a\n long\n .\n text\nDepends: x,\n y\n\
+            "Package: g++\r\nVersion: 4:12.2.0-3\nArchitecture: amd64\nDescription: a\n long\n .\n text\nDepends: x,\n y\nPre-Depends: dpkg (>= 1.15)\nProvides: c++-compiler\nRecommends: z\n\
              Filename: pool/main/g/gcc/g++_12.2.0-3_amd64.deb\nSize: 1356\nMD5sum: {}\nSHA256: {SHA}\n\n\n\
              Package: no-digest\nFilename: pool/x.deb\nSize: 1\n\n\
              Package: flat\nVersion: 1\nFilename: ./flat_1.deb\nSize: 2\nSHA1: {}",
@@ -172,8 +196,13 @@ mod tests {
         let first = &packages[0];
         assert_eq!((&*first.name, &*first.version, &*first.arch), ("g++", "4:12.2.0-3", "amd64"));
         assert_eq!(first.path, "pool/main/g/gcc/g++_12.2.0-3_amd64.deb");
-        assert_eq!((first.promise.size, first.promise.digest.hex()), (1356, SHA.to_owned()));
-        assert_eq!((&*packages[1].path, packages[1].promise.digest.algorithm()), ("flat_1.deb", Algorithm::Sha1));
+        assert_eq!((first.size, first.digest.as_ref().unwrap().hex()), (1356, SHA.to_owned()));
+        assert_eq!(
+            (&*packages[1].path, packages[1].digest.as_ref().unwrap().algorithm()),
+            ("flat_1.deb", Algorithm::Sha1)
+        );
+        let Relations { provides, needs, recommends } = &first.relations;
+        assert_eq!((&**provides, &**needs, &**recommends), ("c++-compiler", "dpkg (>= 1.15), x,\ny", "z"));
     }
 
     #[test]
@@ -184,12 +213,12 @@ mod tests {
             md5 = "0".repeat(32)
         );
         let files = listed(Form::Sources, &text).unwrap();
-        let paths: Vec<_> = files.iter().map(|file| (&*file.path, file.promise.size)).collect();
+        let paths: Vec<_> = files.iter().map(|file| (&*file.path, file.size)).collect();
         assert_eq!(
             paths,
             [("pool/main/h/hello/hello_2.10-3.dsc", 10), ("pool/main/h/hello/hello_2.10.orig.tar.gz", 725)]
         );
-        assert_eq!(files[0].promise.digest.algorithm(), Algorithm::Sha256);
+        assert_eq!(files[0].digest.as_ref().unwrap().algorithm(), Algorithm::Sha256);
     }
 
     #[test]

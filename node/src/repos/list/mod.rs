@@ -1,9 +1,13 @@
-//! Lists of packages, read as streams: `primary.xml` of RPM, `Packages` and `Sources` of deb.
+//! Lists of packages, read as streams: `primary.xml` of RPM, `Packages` and `Sources` of deb, Arch's `NAME.db`, Alpine's `APKINDEX`.
 //!
 //! What they say is not trusted: lengths are bounded before anything is kept, and a list that is malformed anywhere is no list.
 
+mod alpine;
+mod arch;
 mod deb;
 mod rpm;
+#[cfg(test)]
+mod tests;
 
 use std::io::{self, Read};
 
@@ -12,6 +16,7 @@ pub(super) use rpm::algorithm;
 
 use super::Promise;
 use super::expand::expand;
+use crate::classify::{Digest, Format};
 
 /// Longest expanded list in bytes; Debian's largest has some 60 MB, Fedora's `primary` 300 MB.
 const EXPANDED_MAX: u64 = 2 * 1024 * 1024 * 1024;
@@ -31,6 +36,22 @@ pub enum Form {
     Packages,
     /// Debian's `Sources`.
     Sources,
+    /// Arch's `NAME.db`.
+    Database,
+    /// Alpine's `APKINDEX.tar.gz`.
+    Apkindex,
+}
+
+impl Form {
+    /// Whose words its packages are in.
+    pub const fn format(self) -> Format {
+        match self {
+            Self::Primary => Format::Rpm,
+            Self::Packages | Self::Sources => Format::Deb,
+            Self::Database => Format::Arch,
+            Self::Apkindex => Format::Alpine,
+        }
+    }
 }
 
 /// One file of a list. A source package is several of them.
@@ -42,11 +63,31 @@ pub struct Package {
     /// With epoch and release, as the family writes it.
     pub version: String,
     pub arch: String,
-    /// Its digest and length.
-    pub promise: Promise,
+    /// Bytes.
+    pub size: u64,
+    /// Alpine's have none.
+    pub digest: Option<Digest>,
+    pub relations: Relations,
 }
 
-/// Reads a list, compressed or not, and calls `each` for its packages in order. What has no digest is passed over.
+impl Package {
+    /// What the file must be, if the list says enough of it.
+    pub fn promise(&self) -> Option<Promise> {
+        self.digest.clone().map(|digest| Promise { digest, size: self.size })
+    }
+}
+
+/// What a package provides and needs, as its family writes it (`repos/relation.rs`).
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Relations {
+    pub provides: String,
+    pub needs: String,
+    /// What package managers fetch with it unless they are told not to.
+    pub recommends: String,
+}
+
+/// Reads a list, compressed or not, and calls `each` for its packages in order. What has no digest is passed over, but for Alpine's and
+/// Arch's.
 ///
 /// # Errors
 /// It is malformed or damaged, or `each` fails.
@@ -61,6 +102,8 @@ pub fn read(form: Form, input: impl Read, mut each: impl FnMut(Package) -> io::R
         Form::Primary => rpm::read(input, &mut each),
         Form::Packages => deb::read_packages(input, &mut each),
         Form::Sources => deb::read_sources(input, &mut each),
+        Form::Database => arch::read(input, &mut each),
+        Form::Apkindex => alpine::read(input, &mut each),
     }
 }
 

@@ -1,20 +1,23 @@
 //! RPM's `primary.xml` (createrepo's; there is no written specification: librepo and createrepo_c read it like this).
 
-use std::io::{self, BufRead};
+use std::io::{self, BufRead, Read};
 
 use quick_xml::Reader;
 use quick_xml::events::{BytesStart, Event};
 
-use super::{Package, VALUE_MAX, bad, checked, checked_path};
+use super::{Package, Relations, bad, checked, checked_path};
 use crate::classify::{Algorithm, Digest};
+use crate::repos::xml;
 use crate::repos::xml::entity;
-use crate::repos::{Promise, xml};
 
 /// How deep elements may lie in each other.
 const DEPTH_MAX: usize = 32;
 
 /// Longest markup or text between two of them, in bytes; a description may be long.
 const EVENT_MAX: usize = 4 * 1024 * 1024;
+
+/// Bytes of what one package provides or needs; of more the rest is left out. A kernel's has some hundred thousand.
+const RELATIONS_MAX: usize = 2 * 1024 * 1024;
 
 /// A package as far as it has been read.
 #[derive(Default)]
@@ -27,6 +30,19 @@ struct Partial {
     path: Option<String>,
     /// It lies outside of the repository, by `xml:base`.
     is_elsewhere: bool,
+    relations: Relations,
+    section: Section,
+}
+
+/// Which relations are being read.
+#[derive(Clone, Copy, Default)]
+enum Section {
+    Provides,
+    Requires,
+    Recommends,
+    /// What conflicts, for one.
+    #[default]
+    Other,
 }
 
 /// Whose text is being read.
@@ -35,10 +51,11 @@ enum Text {
     Name,
     Arch,
     Checksum(Option<Algorithm>),
+    File,
 }
 
 pub(super) fn read(input: impl BufRead, each: &mut dyn FnMut(Package) -> io::Result<()>) -> io::Result<()> {
-    let mut reader = Reader::from_reader(input);
+    let mut reader = Reader::from_reader(PerEvent { input, left: EVENT_MAX });
     let mut buffer = Vec::new();
     let mut depth = 0;
     let mut package: Option<Partial> = None;
@@ -47,6 +64,7 @@ pub(super) fn read(input: impl BufRead, each: &mut dyn FnMut(Package) -> io::Res
     let mut is_primary = false;
     loop {
         buffer.clear();
+        reader.get_mut().left = EVENT_MAX;
         let at = reader.buffer_position();
         let event = reader.read_event_into(&mut buffer).map_err(|e| bad(format!("at byte {at}: {e}")))?;
         let is_empty = matches!(event, Event::Empty(_));
@@ -73,6 +91,7 @@ pub(super) fn read(input: impl BufRead, each: &mut dyn FnMut(Package) -> io::Res
             }
             Event::GeneralRef(name) if text.is_some() => {
                 value.push_str(&entity(&name).map_err(|e| bad(format!("at byte {at}: {e}")))?);
+                checked(&value)?;
             }
             Event::CData(part) if text.is_some() => {
                 value.push_str(&part);
@@ -95,9 +114,34 @@ pub(super) fn read(input: impl BufRead, each: &mut dyn FnMut(Package) -> io::Res
             Event::Eof => return Ok(()),
             _ => {}
         }
-        if buffer.len() > EVENT_MAX {
-            return Err(bad(format!("at byte {at}: something has no end")));
+    }
+}
+
+/// Fails before one event takes too much memory.
+struct PerEvent<R> {
+    input: R,
+    left: usize,
+}
+
+impl<R: BufRead> Read for PerEvent<R> {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        let read = self.fill_buf()?.read(buf)?;
+        self.consume(read);
+        Ok(read)
+    }
+}
+
+impl<R: BufRead> BufRead for PerEvent<R> {
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
+        if self.left == 0 {
+            return Err(bad("something has no end"));
         }
+        self.input.fill_buf()
+    }
+
+    fn consume(&mut self, amount: usize) {
+        self.left = self.left.saturating_sub(amount);
+        self.input.consume(amount);
     }
 }
 
@@ -115,15 +159,27 @@ impl Partial {
             "checksum" => return Ok(Some(Text::Checksum(attribute("type")?.and_then(|kind| algorithm(&kind))))),
             "version" => {
                 let part = |name| Ok::<_, io::Error>(attribute(name)?.unwrap_or_default());
-                let (epoch, version, release) = (part("epoch")?, part("ver")?, part("rel")?);
-                let epoch = if epoch.is_empty() || epoch == "0" { String::new() } else { format!("{epoch}:") };
-                self.version = format!("{epoch}{version}-{release}");
+                self.version = evr(&part("epoch")?, &part("ver")?, &part("rel")?);
             }
             "size" => self.size = attribute("package")?.and_then(|size| size.parse().ok()),
             "location" => {
                 self.is_elsewhere = attribute("xml:base")?.is_some_and(|base| !base.is_empty());
                 self.path = attribute("href")?;
             }
+            "provides" => self.section = Section::Provides,
+            "requires" => self.section = Section::Requires,
+            "recommends" => self.section = Section::Recommends,
+            "conflicts" | "obsoletes" | "suggests" | "supplements" | "enhances" => self.section = Section::Other,
+            "entry" => {
+                let mut line = attribute("name")?.unwrap_or_default();
+                if let Some(sign) = attribute("flags")?.and_then(|flags| sign(&flags)) {
+                    let part = |name| Ok::<_, io::Error>(attribute(name)?.unwrap_or_default());
+                    line = format!("{line} {sign} {}", evr(&part("epoch")?, &part("ver")?, &part("rel")?));
+                }
+                self.relate(self.section, &line);
+            }
+            // Those that packages often need are listed here; the others are in a list of their own.
+            "file" => return Ok(Some(Text::File)),
             _ => {}
         }
         Ok(None)
@@ -133,7 +189,7 @@ impl Partial {
         // `format` has elements of the same names; what comes first is the package's own.
         let set = |place: &mut String| {
             if place.is_empty() {
-                value[..value.len().min(VALUE_MAX)].clone_into(place);
+                value.clone_into(place);
             }
         };
         match text {
@@ -143,6 +199,21 @@ impl Partial {
                 self.digest = Digest::from_hex(algorithm, value);
             }
             Text::Checksum(_) => {}
+            Text::File => self.relate(Section::Provides, value),
+        }
+    }
+
+    fn relate(&mut self, section: Section, line: &str) {
+        let text = match section {
+            Section::Provides => &mut self.relations.provides,
+            Section::Requires => &mut self.relations.needs,
+            Section::Recommends => &mut self.relations.recommends,
+            Section::Other => return,
+        };
+        if !line.contains('\n') && text.len() + line.len() < RELATIONS_MAX {
+            let separator = if text.is_empty() { "" } else { "\n" };
+            text.push_str(separator);
+            text.push_str(line);
         }
     }
 
@@ -156,9 +227,29 @@ impl Partial {
             name: self.name,
             version: self.version,
             arch: self.arch,
-            promise: Promise { digest, size },
+            size,
+            digest: Some(digest),
+            relations: self.relations,
         }))
     }
+}
+
+/// `EPOCH:VERSION-RELEASE`; what is not there is left out, and so is an epoch of zero.
+fn evr(epoch: &str, version: &str, release: &str) -> String {
+    let epoch = if epoch.is_empty() || epoch == "0" { String::new() } else { format!("{epoch}:") };
+    let release = if release.is_empty() { String::new() } else { format!("-{release}") };
+    format!("{epoch}{version}{release}")
+}
+
+fn sign(flags: &str) -> Option<&'static str> {
+    Some(match flags {
+        "EQ" => "=",
+        "LT" => "<",
+        "LE" => "<=",
+        "GT" => ">",
+        "GE" => ">=",
+        _ => return None,
+    })
 }
 
 /// As createrepo names them; `sha` is SHA-1.
@@ -203,14 +294,19 @@ mod tests {
             r#"<name>a&amp;b</name><arch>x86_64</arch><version epoch="2" ver="1.0~rc1^git" rel="3.fc41"/>
             <checksum type="sha256" pkgid="YES">{SHA}</checksum><summary>A &lt;b> <![CDATA[c]]></summary>
             <size package="1234" installed="5" archive="6"/><!-- x --><location href="Packages/a/a%20b.rpm"/>
-            <format><rpm:license>X</rpm:license><rpm:provides><rpm:entry name="a" flags="EQ" epoch="0" ver="1"/></rpm:provides>
-            <rpm:header-range start="4504" end="8"/><file>/usr/bin/a</file></format>"#
+            <format><rpm:license>X</rpm:license><rpm:provides><rpm:entry name="a" flags="EQ" epoch="0" ver="1"/><rpm:entry name="lib(x)(64bit)"/></rpm:provides>
+            <rpm:requires><rpm:entry name="b" flags="GE" epoch="2" ver="1" rel="3" pre="1"/><rpm:entry name="(c if d)"/></rpm:requires>
+            <rpm:conflicts><rpm:entry name="x"/></rpm:conflicts><rpm:recommends><rpm:entry name="e"/></rpm:recommends>
+            <rpm:header-range start="4504" end="8"/><file>/usr/bin/a&amp;b</file></format>"#
         ));
         let packages = listed(&text).unwrap();
         let [package] = &packages[..] else { panic!("{packages:?}") };
         assert_eq!((&*package.name, &*package.arch, &*package.version), ("a&b", "x86_64", "2:1.0~rc1^git-3.fc41"));
-        assert_eq!((&*package.path, package.promise.size), ("Packages/a/a%20b.rpm", 1234));
-        assert_eq!(package.promise.digest.hex(), SHA);
+        assert_eq!((&*package.path, package.size), ("Packages/a/a%20b.rpm", 1234));
+        assert_eq!(package.digest.as_ref().unwrap().hex(), SHA);
+        let Relations { provides, needs, recommends } = &package.relations;
+        assert_eq!(&**provides, "a = 1\nlib(x)(64bit)\n/usr/bin/a&b");
+        assert_eq!((&**needs, &**recommends), ("b >= 2:1-3\n(c if d)", "e"));
     }
 
     #[test]
@@ -224,6 +320,25 @@ mod tests {
         ] {
             assert_eq!(listed(&package(&inside)).unwrap(), [], "{inside}");
         }
+    }
+
+    #[test]
+    fn what_has_no_end_is_given_up() {
+        struct Counted<R>(R, usize);
+        impl<R: Read> Read for Counted<R> {
+            fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+                let read = self.0.read(buf)?;
+                self.1 += read;
+                Ok(read)
+            }
+        }
+        for start in ["<metadata>", "<metadata><package name='", "<metadata><!--", "<metadata><package><name>", "<"] {
+            let mut endless = Counted(start.as_bytes().chain(io::repeat(b'x')), 0);
+            assert!(read(Form::Primary, &mut endless, |_| Ok(())).is_err());
+            assert!(endless.1 < 2 * EVENT_MAX, "{start}: {}", endless.1);
+        }
+        let name = format!("<name>{}&#233;</name>", "a".repeat(4095));
+        assert!(listed(&package(&name)).is_err(), "longer than a name is, and no character is cut");
     }
 
     #[test]
