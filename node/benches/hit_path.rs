@@ -94,7 +94,7 @@ impl Node {
         let url = url(size);
         let (method, uri, fields) = request(size);
         let line = LineRef::of(&method, &uri, &fields).map(LineRef::to_line);
-        let asked = Asked { method, key: cache_key(&url), sources: vec![url.clone()], url, fields, line };
+        let asked = Asked { method, key: cache_key(&url), sources: vec![url.clone()], url, fields, line, client: None };
         self.runtime.block_on(self.journey.answer(asked, None))
     }
 
@@ -155,7 +155,8 @@ fn range_the_long_way(bencher: Bencher<'_, '_>) {
         let (method, _, mut fields) = request(size);
         fields.insert(RANGE, HeaderValue::from_static("bytes=1000-1999"));
         let url = url(size);
-        let asked = Asked { method, key: cache_key(&url), sources: vec![url.clone()], url, fields, line: None };
+        let asked =
+            Asked { method, key: cache_key(&url), sources: vec![url.clone()], url, fields, line: None, client: None };
         let reply = node.runtime.block_on(node.journey.answer(asked, None));
         assert_eq!(reply.status, StatusCode::PARTIAL_CONTENT);
         reply

@@ -19,6 +19,8 @@ use crate::wire::Few;
 
 /// How long a home may take to answer.
 const PATIENCE: Duration = Duration::from_millis(50);
+/// Who looks so much later than it wanted was asleep itself: the answer may have come meanwhile.
+const OVERSLEPT: Duration = Duration::from_millis(100);
 /// A home that was silent is passed over for so long.
 const SILENCE: Duration = Duration::from_secs(1);
 const RENEW_EVERY: Duration = Duration::from_millis(500);
@@ -123,7 +125,7 @@ impl Claims {
     ) {
         let verdict = match holder {
             // The asker has not heard of it yet. One that followed in vain is not sent to the next who may not have it either.
-            Some(holder) if broken.is_none() && !self.flights.contains_key(&key) => Verdict::Follow(holder),
+            Some(holder) if broken.is_none() && !self.is_under_way(scene.now, key) => Verdict::Follow(holder),
             _ => self.judge(scene, from, key, broken),
         };
         out.send(from, Message::Verdict(key, verdict));
@@ -214,6 +216,9 @@ impl Claims {
     }
 
     pub(crate) fn advance(&mut self, scene: &Scene<'_>, out: &mut Outbox) {
+        for asked in self.asked.values_mut().filter(|asked| scene.now.since(asked.until) > OVERSLEPT) {
+            asked.until = scene.now + PATIENCE;
+        }
         let silent: Vec<Key> =
             self.asked.iter().filter(|(_, asked)| asked.until <= scene.now).map(|(key, _)| *key).collect();
         for key in silent {
@@ -301,6 +306,10 @@ impl Claims {
                 out.send(node, Message::Renew(Few::of(some.iter().copied())));
             }
         }
+    }
+
+    fn is_under_way(&self, now: Instant, key: Key) -> bool {
+        self.flights.get(&key).is_some_and(|flight| now < flight.until)
     }
 
     /// What a home says.
@@ -481,5 +490,20 @@ mod tests {
         // A late answer changes nothing any more.
         claims.verdict(&scene(at(101)), second.unwrap(), KEY, Verdict::Follow(node(7)), &mut out);
         assert_eq!(out.pop(), None);
+    }
+
+    #[test]
+    fn who_was_asleep_itself_waits_for_the_answer_a_little_longer() {
+        let homes = [node(1), node(2), node(3)];
+        let (first, second) = home_and_deputy(KEY, homes);
+        let own = homes.into_iter().find(|node| Some(*node) != first && Some(*node) != second).unwrap();
+        let (mut claims, mut out) = (Claims::default(), Outbox::default());
+        let scene = |now| Scene { now, own, homes: &homes };
+        claims.claim(&scene(at(0)), KEY, None, &mut out);
+        out.messages();
+        claims.advance(&scene(at(4000)), &mut out);
+        assert_eq!((out.pop(), claims.deadline()), (None, Some(at(4050))));
+        claims.verdict(&scene(at(4001)), first.unwrap(), KEY, Verdict::Follow(node(7)), &mut out);
+        assert_eq!(out.pop(), Some(Output::Follow { key: KEY, peer: node(7) }));
     }
 }

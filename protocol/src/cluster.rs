@@ -49,8 +49,14 @@ use reflection::Reflections;
 const TICK: Duration = Duration::from_secs(1);
 /// Dials and questions that could not be made are thought over no more often.
 const RETHINK: Duration = Duration::from_millis(50);
+/// News of whom to dial or to ask is gathered for so long: each look at all peers costs, and at a cold start there is news all the time.
+const GATHER: Duration = Duration::from_millis(5);
 /// A node that has just started gives those it knows of so long to answer before it goes upstream: they may have it.
 const YOUTH: Duration = Duration::from_secs(1);
+/// Housekeeping so late means that the node was asleep. The others may have taken it for dead and gone on without it, which it hears
+/// from them at once; until then it claims nothing.
+const OVERSLEPT: Duration = Duration::from_millis(700);
+const COMPOSURE: Duration = Duration::from_millis(50);
 /// Claims held meanwhile.
 const HELD_MAX: usize = 1024;
 /// Package names whose demand is counted.
@@ -102,6 +108,8 @@ pub struct Cluster {
     peers: Peers,
     dialling: Dialling,
     dial_at: Instant,
+    /// When it was last thought over whom to dial.
+    dialled_at: Instant,
     membership: Membership,
     /// Live members, connected and not leaving, and this node unless it leaves: who may be the home of a key. In order.
     homes: Vec<NodeId>,
@@ -126,6 +134,8 @@ pub struct Cluster {
     heads: Heads,
     mirrors: Mirrors,
     ask_at: Instant,
+    /// When it was last thought over whom to ask.
+    asked_at: Instant,
     health: Health,
 
     claims: Claims,
@@ -172,6 +182,9 @@ impl Cluster {
             draining: false,
             bytes: 0,
         };
+        // Whoever is met is told it, so that only a later one is news.
+        let mut heads = Heads::default();
+        heads.learn(now, head, 0);
         let tick_at = now + random.jitter(TICK / 2);
         Self {
             own,
@@ -181,6 +194,7 @@ impl Cluster {
             peers: Peers::default(),
             dialling,
             dial_at: now,
+            dialled_at: Instant::default(),
             membership,
             homes: alloc::vec![own],
             departed: BTreeMap::new(),
@@ -190,11 +204,12 @@ impl Cluster {
             lists: members::LISTS_MAX,
             inventory: Inventory::new(incarnation),
             head,
-            head_at: Some(now),
+            head_at: None,
             head_told: now,
-            heads: Heads::default(),
+            heads,
             mirrors: Mirrors::new(config.mirrors_bytes_max),
             ask_at: now,
+            asked_at: Instant::default(),
             health: Health::new(own),
             claims: Claims::default(),
             held: Vec::new(),
@@ -219,6 +234,10 @@ impl Cluster {
         self.now = now.max(self.now);
         if self.left {
             return;
+        }
+        if self.now.since(self.tick_at) > OVERSLEPT {
+            self.young_until = self.now + COMPOSURE;
+            self.introduced = false;
         }
         self.take(input);
         self.advance();
@@ -256,7 +275,7 @@ impl Cluster {
                 if !self.config.addresses.contains(&address) {
                     self.dialling.discovered(now, self.own, address, peer);
                 }
-                self.dial_at = now;
+                self.dial_soon();
             }
             Input::Addresses(addresses) => self.moved(addresses),
             Input::Connected { peer, connection, address, dialled } => {
@@ -339,7 +358,7 @@ impl Cluster {
         if self.now >= self.young_until || !self.dialling.is_hopeful() {
             return false;
         }
-        let unknown = |member: &NodeId| !self.peers.is_greeted(*member) || !self.mirrors.is_current(*member);
+        let unknown = |member: &NodeId| !self.peers.has_told(*member) || !self.mirrors.is_current(*member);
         !self.introduced || self.membership.live().keys().any(unknown)
     }
 
@@ -349,7 +368,6 @@ impl Cluster {
         self.tick_at = now + TICK;
         self.ticks += 1;
         self.dial_at = now;
-        self.ask_at = now;
         self.claims.tidy(now);
         self.confirmations.tidy(now);
         self.peers.tidy(now);

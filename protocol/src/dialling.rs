@@ -7,6 +7,7 @@ use core::time::Duration;
 
 use crate::identity::NodeId;
 use crate::random::Random;
+use crate::schedule::Schedule;
 use crate::time::Instant;
 
 /// Dials open at once: more at a time lose packets to each other.
@@ -29,14 +30,25 @@ const STALE: Duration = Duration::from_secs(3600);
 /// The higher id lets the lower one dial first, so that most pairs dial once.
 const COURTESY: Duration = Duration::from_millis(400);
 
+/// Who is connected when its turn comes is looked at again after this.
+const LOOK_AGAIN: Duration = Duration::from_secs(60);
+
 /// The addresses known.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Dialling {
     candidates: BTreeMap<SocketAddr, Candidate>,
+    /// Where each peer lives.
+    homes: BTreeMap<NodeId, BTreeSet<SocketAddr>>,
+    /// Those that nobody is known to live at, by when they were last heard of.
+    unknown: Schedule<SocketAddr>,
+    /// When each is to be dialled, or looked at again.
+    due: Schedule<SocketAddr>,
+    /// Dials that the driver has not answered yet, and until when it is waited for.
+    open: BTreeMap<SocketAddr, Instant>,
     own: BTreeSet<SocketAddr>,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Copy, Debug)]
 struct Candidate {
     /// Who lives there, as far as is known.
     peer: Option<NodeId>,
@@ -46,14 +58,13 @@ struct Candidate {
     seed: bool,
     failures: u32,
     next: Instant,
-    open: bool,
     heard: Instant,
 }
 
 impl Dialling {
     /// An address from the configuration.
     pub(crate) fn seed(&mut self, now: Instant, address: SocketAddr) {
-        self.candidates.insert(address, Candidate { seed: true, ..Candidate::new(now, None) });
+        self.put(address, Some(Candidate { seed: true, ..Candidate::new(now, None) }));
     }
 
     /// Somebody may be reached at `address`, perhaps `peer`.
@@ -62,25 +73,23 @@ impl Dialling {
             return;
         }
         let peer = peer.filter(|peer| *peer != own);
-        if let Some(candidate) = self.candidates.get_mut(&address) {
+        if let Some(mut candidate) = self.candidates.get(&address).copied() {
             candidate.heard = now;
             if !candidate.proven && peer.is_some() {
                 candidate.peer = peer;
             }
-            if !candidate.open {
-                // It has just been announced again, so it may be back.
-                candidate.next = candidate.next.min(now + FIRST_RETRY);
-            }
+            // It has just been announced again, so it may be back.
+            candidate.next = candidate.next.min(now + FIRST_RETRY);
+            self.put(address, Some(candidate));
             return;
         }
-        let unknown = || self.candidates.iter().filter(|(_, candidate)| !candidate.proven && !candidate.seed);
-        if unknown().count() >= UNKNOWN_MAX {
-            let stale =
-                unknown().min_by_key(|(address, candidate)| (candidate.heard, **address)).map(|(address, _)| *address);
-            stale.map(|address| self.candidates.remove(&address));
+        if self.unknown.len() >= UNKNOWN_MAX
+            && let Some(stalest) = self.unknown.first()
+        {
+            self.put(stalest, None);
         }
         let next = now + peer.map_or(Duration::ZERO, |peer| courtesy(own, peer));
-        self.candidates.insert(address, Candidate { next, ..Candidate::new(now, peer) });
+        self.put(address, Some(Candidate { next, ..Candidate::new(now, peer) }));
     }
 
     /// `peer` may be reached at `address`: a member says so.
@@ -89,17 +98,17 @@ impl Dialling {
             return;
         }
         let next = now + courtesy(own, peer);
-        let candidate = self.candidates.entry(address).or_insert(Candidate { next, ..Candidate::new(now, None) });
-        candidate.peer = Some(peer);
-        candidate.proven = true;
-        candidate.heard = now;
+        let known = self.candidates.get(&address).copied();
+        let candidate = known.unwrap_or(Candidate { next, ..Candidate::new(now, None) });
+        self.put(address, Some(Candidate { peer: Some(peer), proven: true, heard: now, ..candidate }));
     }
 
     /// `peer` answered at `address`.
     pub(crate) fn connected(&mut self, now: Instant, peer: NodeId, address: SocketAddr) {
+        self.open.remove(&address);
         if self.has_room(address) {
             let seed = self.candidates.get(&address).is_some_and(|candidate| candidate.seed);
-            self.candidates.insert(address, Candidate { proven: true, seed, ..Candidate::new(now, Some(peer)) });
+            self.put(address, Some(Candidate { proven: true, seed, ..Candidate::new(now, Some(peer)) }));
         }
     }
 
@@ -109,43 +118,37 @@ impl Dialling {
 
     /// A connection broke: try again soon, wherever the peer was last known.
     pub(crate) fn disconnected(&mut self, now: Instant, peer: NodeId, random: &mut Random) {
-        for candidate in self.candidates.values_mut().filter(|candidate| candidate.peer == Some(peer)) {
-            candidate.next = now + random.jitter(FIRST_RETRY / 4);
-        }
+        self.change_all(peer, |candidate| candidate.next = now + random.jitter(FIRST_RETRY / 4));
     }
 
     /// Nobody answered. Returns who should have.
     pub(crate) fn failed(&mut self, now: Instant, address: SocketAddr, random: &mut Random) -> Option<NodeId> {
-        let candidate = self.candidates.get_mut(&address)?;
-        candidate.open = false;
-        candidate.failures = candidate.failures.saturating_add(1);
-        let pause = (FIRST_RETRY * (1 << candidate.failures.min(8)) / 2).min(LATER_RETRY);
-        let pause = if candidate.failures > PERSISTENT { LAST_RETRY } else { pause };
-        candidate.next = now + random.jitter(pause);
+        let candidate = *self.candidates.get(&address)?;
+        self.open.remove(&address);
+        let failures = candidate.failures.saturating_add(1);
+        let pause = (FIRST_RETRY * (1 << failures.min(8)) / 2).min(LATER_RETRY);
+        let pause = if failures > PERSISTENT { LAST_RETRY } else { pause };
+        self.put(address, Some(Candidate { failures, next: now + random.jitter(pause), ..candidate }));
         candidate.peer
     }
 
     /// `peer` has just been heard of as alive: what failed before is forgotten.
     pub(crate) fn hurry(&mut self, now: Instant, own: NodeId, peer: NodeId) {
         let next = now + courtesy(own, peer);
-        for candidate in self.candidates.values_mut().filter(|candidate| candidate.peer == Some(peer)) {
+        self.change_all(peer, |candidate| {
             candidate.failures = 0;
-            if !candidate.open {
-                candidate.next = candidate.next.min(next);
-            }
-        }
+            candidate.next = candidate.next.min(next);
+        });
     }
 
     /// A peer is not to be dialled before `until`.
     pub(crate) fn postpone(&mut self, peer: NodeId, until: Instant) {
-        for candidate in self.candidates.values_mut().filter(|candidate| candidate.peer == Some(peer)) {
-            candidate.next = candidate.next.max(until);
-        }
+        self.change_all(peer, |candidate| candidate.next = candidate.next.max(until));
     }
 
     /// This node itself answered at `address`.
     pub(crate) fn is_own(&mut self, address: SocketAddr) {
-        self.candidates.remove(&address);
+        self.put(address, None);
         if self.own.len() < OWN_MAX {
             self.own.insert(address);
         }
@@ -153,9 +156,11 @@ impl Dialling {
 
     /// Forgets what nobody has spoken of for long; once in a while will do.
     pub(crate) fn tidy(&mut self, now: Instant, connected: impl Fn(NodeId) -> bool) {
-        self.candidates.retain(|_, candidate| {
-            candidate.seed || candidate.peer.is_some_and(&connected) || now.since(candidate.heard) < STALE
-        });
+        let stale = |candidate: &Candidate| {
+            !candidate.seed && !candidate.peer.is_some_and(&connected) && now.since(candidate.heard) >= STALE
+        };
+        let stale = self.candidates.iter().filter(|(_, candidate)| stale(candidate)).map(|(address, _)| *address);
+        stale.collect::<Vec<_>>().into_iter().for_each(|address| self.put(address, None));
     }
 
     /// Whether there is an address at which nobody has failed to answer yet.
@@ -164,45 +169,78 @@ impl Dialling {
     }
 
     /// The addresses at which `peer` may be reached.
-    pub(crate) fn addresses_of(&self, peer: NodeId) -> Vec<SocketAddr> {
-        self.candidates
-            .iter()
-            .filter(|(_, candidate)| candidate.peer == Some(peer))
-            .map(|(address, _)| *address)
-            .collect()
+    pub(crate) fn addresses_of(&self, peer: NodeId) -> impl Iterator<Item = SocketAddr> {
+        self.homes.get(&peer).into_iter().flatten().copied()
     }
 
     /// The addresses to dial now.
     pub(crate) fn due(&mut self, now: Instant, connected: impl Fn(NodeId) -> bool) -> Vec<SocketAddr> {
-        let mut open = self.candidates.values().filter(|candidate| candidate.open && now < candidate.next).count();
+        let late: Vec<SocketAddr> =
+            self.open.iter().filter(|(_, until)| **until <= now).map(|(address, _)| *address).collect();
+        for address in late {
+            self.open.remove(&address);
+            self.due.set(address, self.candidates.contains_key(&address).then_some(now));
+        }
         let mut dials = Vec::new();
-        for (address, candidate) in &mut self.candidates {
-            if open >= OPEN_MAX {
-                break;
-            }
-            if candidate.next <= now && !candidate.peer.is_some_and(&connected) {
-                candidate.open = true;
-                candidate.next = now + PATIENCE;
-                dials.push(*address);
-                open += 1;
+        while self.open.len() < OPEN_MAX
+            && let Some(address) = self.due.pop(now)
+        {
+            let peer = self.candidates.get(&address).and_then(|candidate| candidate.peer);
+            if peer.is_some_and(&connected) {
+                self.due.set(address, Some(now + LOOK_AGAIN));
+            } else {
+                self.open.insert(address, now + PATIENCE);
+                dials.push(address);
             }
         }
         dials
     }
 
-    pub(crate) fn deadline(&self, connected: impl Fn(NodeId) -> bool) -> Option<Instant> {
-        let open = self.candidates.values().filter(|candidate| candidate.open).count();
-        let waits = self
-            .candidates
-            .values()
-            .filter(|candidate| !candidate.peer.is_some_and(&connected) && (candidate.open || open < OPEN_MAX));
-        waits.map(|candidate| candidate.next).min()
+    /// When to ask again whom to dial.
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        let due = self.due.next().filter(|_| self.open.len() < OPEN_MAX);
+        self.open.values().copied().chain(due).min()
+    }
+
+    fn change_all(&mut self, peer: NodeId, mut change: impl FnMut(&mut Candidate)) {
+        for address in self.addresses_of(peer).collect::<Vec<_>>() {
+            if let Some(mut candidate) = self.candidates.get(&address).copied() {
+                change(&mut candidate);
+                self.put(address, Some(candidate));
+            }
+        }
+    }
+
+    /// What is known of an address from now on, if anything. All changes come through here, so that what is derived stays right.
+    fn put(&mut self, address: SocketAddr, candidate: Option<Candidate>) {
+        let before = match candidate {
+            Some(candidate) => self.candidates.insert(address, candidate),
+            None => self.candidates.remove(&address),
+        };
+        let (before, peer) = (before.and_then(|before| before.peer), candidate.and_then(|candidate| candidate.peer));
+        if before != peer {
+            if let Some(before) = before
+                && let Some(addresses) = self.homes.get_mut(&before)
+            {
+                addresses.remove(&address);
+                if addresses.is_empty() {
+                    self.homes.remove(&before);
+                }
+            }
+            if let Some(peer) = peer {
+                self.homes.entry(peer).or_default().insert(address);
+            }
+        }
+        let unknown = candidate.filter(|candidate| !candidate.proven && !candidate.seed);
+        self.unknown.set(address, unknown.map(|candidate| candidate.heard));
+        let is_open = self.open.contains_key(&address);
+        self.due.set(address, candidate.filter(|_| !is_open).map(|candidate| candidate.next));
     }
 }
 
 impl Candidate {
     const fn new(now: Instant, peer: Option<NodeId>) -> Self {
-        Self { peer, proven: false, seed: false, failures: 0, next: now, open: false, heard: now }
+        Self { peer, proven: false, seed: false, failures: 0, next: now, heard: now }
     }
 }
 
@@ -241,7 +279,7 @@ mod tests {
         for _ in 0..100 {
             assert_eq!(dialling.due(now, |_| false), [address(1)]);
             dialling.failed(now, address(1), &mut random);
-            let next = dialling.deadline(|_| false).unwrap();
+            let next = dialling.deadline().unwrap();
             assert!(next > now && next.since(now) <= LAST_RETRY * 3 / 2);
             now = next;
         }
@@ -249,12 +287,40 @@ mod tests {
 
     #[test]
     fn the_connected_are_not_dialled() {
-        let mut dialling = Dialling::default();
+        let (mut dialling, mut random) = (Dialling::default(), Random::seeded(1));
         let peer = NodeId([1; 16]);
         dialling.lives_at(at(0), OWN, peer, address(1));
+        assert!(dialling.addresses_of(peer).eq([address(1)]));
         assert!(dialling.due(at(0), |_| true).is_empty());
-        assert_eq!(dialling.due(at(0), |_| false), [address(1)]);
-        assert_eq!(dialling.addresses_of(peer), [address(1)]);
+        assert!(dialling.due(at(9000), |_| false).is_empty(), "nothing was said of it");
+        dialling.disconnected(at(9000), peer, &mut random);
+        assert_eq!(dialling.due(at(9200), |_| false), [address(1)]);
+        // Even had nobody said that the connection is no more.
+        dialling.connected(at(9300), peer, address(1));
+        assert!(dialling.due(at(9300), |_| true).is_empty());
+        assert_eq!(dialling.due(at(69_300), |_| false), [address(1)]);
+    }
+
+    #[test]
+    fn a_dial_without_an_answer_is_made_again() {
+        let mut dialling = Dialling::default();
+        (0..40).for_each(|number| dialling.discovered(at(0), OWN, address(number), None));
+        let first = dialling.due(at(0), |_| false);
+        assert_eq!((first.len(), dialling.deadline()), (OPEN_MAX, Some(at(10_000))));
+        let more: BTreeSet<SocketAddr> =
+            [10_000, 20_000].into_iter().flat_map(|time| dialling.due(at(time), |_| false)).collect();
+        assert_eq!(more.len(), 24 + 8, "those that waited come before those that were tried");
+    }
+
+    #[test]
+    fn what_is_forgotten_leaves_nothing_behind() {
+        let mut dialling = Dialling::default();
+        let peers = [1, 2].map(|peer| NodeId([peer; 16]));
+        dialling.lives_at(at(0), OWN, peers[0], address(1));
+        dialling.lives_at(at(0), OWN, peers[1], address(1));
+        assert_eq!(dialling.addresses_of(peers[0]).count(), 0, "it has moved out");
+        dialling.tidy(at(0) + STALE, |_| false);
+        assert!(dialling.homes.is_empty() && dialling.deadline().is_none());
     }
 
     #[test]

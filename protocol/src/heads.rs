@@ -28,12 +28,15 @@ pub(crate) struct Heads {
 }
 
 impl Heads {
-    /// Takes note of a head. True when it is news, which is then passed on in rounds that suit a site of `members` nodes.
+    /// Takes note of a head. True when it is news, which is then passed on in rounds that suit a site of `members` nodes. Not so the first
+    /// of a node: it tells that one itself to everybody it meets, and at a cold start there is one for each pair.
     pub(crate) fn learn(&mut self, now: Instant, head: Head, members: usize) -> bool {
         let known = self.newest.get(&head.node).map(|known| (known.epoch, known.beat));
         let news = known.is_none_or(|known| (head.epoch, head.beat) > known);
         if news {
             self.newest.insert(head.node, head);
+        }
+        if news && known.is_some() {
             if self.rumours.is_empty() {
                 self.next_round = self.next_round.max(now);
             }
@@ -78,5 +81,39 @@ impl Heads {
                 self.rumours.remove(&node);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::identity::Incarnation;
+
+    #[test]
+    fn only_what_is_news_after_the_first_is_passed_on() {
+        let (mut heads, mut out, mut random) = (Heads::default(), Outbox::default(), Random::seeded(1));
+        let now = Instant::from_micros(1_000_000);
+        let node = NodeId([1; 16]);
+        let head = Head {
+            node,
+            epoch: Incarnation(1),
+            beat: 1,
+            sequence: 0,
+            count: 0,
+            load: 0,
+            room: 0,
+            draining: false,
+            bytes: 0,
+        };
+        assert!(heads.learn(now, head, 9));
+        assert_eq!(heads.deadline(), None, "it has told everybody itself");
+        assert!(!heads.learn(now, head, 9));
+        assert!(heads.learn(now, Head { beat: 2, ..head }, 9));
+        let mut rounds = 0;
+        while let Some(at) = heads.deadline() {
+            heads.round(at, &[NodeId([2; 16])], &mut random, &mut out);
+            rounds += 1;
+        }
+        assert_eq!((rounds, out.messages().len()), (3, 3));
     }
 }

@@ -1,5 +1,6 @@
 //! Who and what: the names of nodes and of the things they hold.
 
+use core::cmp::Ordering;
 use core::fmt;
 
 use serde::{Deserialize, Serialize};
@@ -9,8 +10,21 @@ use crate::random::mix;
 /// A node of the site: the first half of the BLAKE3 hash of the public key in its certificate.
 ///
 /// An address says nothing about who answers there; only the certificate does.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct NodeId(pub [u8; 16]);
+
+/// As the bytes are, but compared as one number: all tables of nodes are ordered, so that this is most of what a large site computes.
+impl Ord for NodeId {
+    fn cmp(&self, other: &Self) -> Ordering {
+        u128::from_be_bytes(self.0).cmp(&u128::from_be_bytes(other.0))
+    }
+}
+
+impl PartialOrd for NodeId {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
 
 impl NodeId {
     /// The id of the node whose certificate has this public key (its DER encoding, SubjectPublicKeyInfo).

@@ -27,6 +27,7 @@ mod popularity;
 mod random;
 pub mod rendezvous;
 mod replication;
+mod schedule;
 pub mod sources;
 mod time;
 pub mod token;

@@ -15,6 +15,7 @@ use foca::{Foca, NoCustomBroadcast, Notification, Timer};
 use crate::identity::{Incarnation, NodeId};
 use crate::message::{SWIM_MAX, State};
 use crate::random::{Random, mix};
+use crate::schedule::Schedule;
 use crate::time::Instant;
 
 /// The greatest packet, with the two ids that the wire leaves out because the connection knows them.
@@ -66,8 +67,10 @@ enum Noted {
 pub(crate) struct Membership {
     foca: Foca<Contact, PacketCodec, Random, NoCustomBroadcast>,
     agenda: Agenda,
-    /// Connected, but not yet members: with when to announce to them again.
-    strangers: BTreeMap<NodeId, (Contact, Instant)>,
+    /// Connected, but not yet members.
+    strangers: BTreeMap<NodeId, Contact>,
+    /// When to announce to each of them again.
+    announcements: Schedule<NodeId>,
     /// Live members, by their id; a copy of what foca has, in order.
     live: BTreeMap<NodeId, Contact>,
     sum: u64,
@@ -86,7 +89,14 @@ struct Agenda {
 impl Membership {
     pub(crate) fn new(own: Contact, seed: Random) -> Self {
         let foca = Foca::new(own, settings(), seed, PacketCodec);
-        Self { foca, agenda: Agenda::default(), strangers: BTreeMap::new(), live: BTreeMap::new(), sum: 0 }
+        Self {
+            foca,
+            agenda: Agenda::default(),
+            strangers: BTreeMap::new(),
+            announcements: Schedule::default(),
+            live: BTreeMap::new(),
+            sum: 0,
+        }
     }
 
     pub(crate) fn own(&self) -> &Contact {
@@ -96,6 +106,11 @@ impl Membership {
     /// Live members other than this node.
     pub(crate) const fn live(&self) -> &BTreeMap<NodeId, Contact> {
         &self.live
+    }
+
+    /// Of how many something is believed.
+    pub(crate) fn known(&self) -> usize {
+        self.foca.iter_membership_state().len()
     }
 
     /// All that is believed, of the dead too, but not of this node.
@@ -127,13 +142,15 @@ impl Membership {
     /// A peer is connected and has said who it is: announce to it until it is a member.
     pub(crate) fn met(&mut self, now: Instant, peer: Contact) {
         if self.live.get(&peer.node).is_none_or(|known| known.incarnation < peer.incarnation) {
-            self.strangers.insert(peer.node, (peer, now));
+            self.strangers.insert(peer.node, peer);
+            self.announcements.set(peer.node, Some(now));
         }
     }
 
     /// A peer is no longer connected: announcing would not reach it.
     pub(crate) fn parted(&mut self, peer: NodeId) {
         self.strangers.remove(&peer);
+        self.announcements.set(peer, None);
     }
 
     /// Takes in what a peer believes. `tell` passes news on to others by gossip.
@@ -143,7 +160,7 @@ impl Membership {
         beliefs: impl IntoIterator<Item = Belief>,
         tell: bool,
     ) -> Vec<Event> {
-        let mut room = KNOWN_MAX.saturating_sub(self.foca.iter_membership_state().len());
+        let mut room = KNOWN_MAX.saturating_sub(self.known());
         let own = self.own().node;
         let mut news = Vec::new();
         for belief in beliefs {
@@ -181,7 +198,7 @@ impl Membership {
         whole.extend_from_slice(&from.0);
         whole.extend_from_slice(&self.own().node.0);
         whole.extend_from_slice(packet);
-        let known = self.foca.iter_membership_state().len() < KNOWN_MAX || self.live.contains_key(&from);
+        let known = self.known() < KNOWN_MAX || self.live.contains_key(&from);
         let sense = !known
             || !matches!(
                 self.foca.handle_data(&whole, &mut self.agenda),
@@ -208,8 +225,7 @@ impl Membership {
 
     pub(crate) fn deadline(&self) -> Option<Instant> {
         let timer = self.agenda.timers.keys().next().map(|(at, _)| *at);
-        let announce = self.strangers.values().map(|(_, at)| *at).min();
-        timer.into_iter().chain(announce).min()
+        timer.into_iter().chain(self.announcements.next()).min()
     }
 
     /// Does what is due.
@@ -224,10 +240,11 @@ impl Membership {
                 _ => break,
             }
         }
-        let due: Vec<Contact> = self.strangers.values().filter(|(_, at)| *at <= now).map(|(peer, _)| *peer).collect();
-        for peer in due {
-            self.strangers.insert(peer.node, (peer, now + ANNOUNCE_EVERY));
-            let _ = self.foca.announce(peer, &mut self.agenda);
+        while let Some(peer) = self.announcements.pop(now) {
+            self.announcements.set(peer, Some(now + ANNOUNCE_EVERY));
+            if let Some(peer) = self.strangers.get(&peer) {
+                let _ = self.foca.announce(*peer, &mut self.agenda);
+            }
         }
         self.events()
     }
@@ -276,7 +293,7 @@ impl Membership {
     fn keep_up(&mut self, event: &Event) {
         let old = match event {
             Event::Up(contact) => {
-                self.strangers.remove(&contact.node);
+                self.parted(contact.node);
                 self.sum ^= share_of_sum(contact);
                 self.live.insert(contact.node, *contact)
             }

@@ -14,12 +14,15 @@ use crate::message::{Audit, Delta, Message, PageAnswer};
 use crate::outbox::Outbox;
 use crate::output::Why;
 use crate::random::Random;
+use crate::schedule::Schedule;
 use crate::time::Instant;
 
 /// After this long without an answer the question is asked again.
 const PATIENCE: Duration = Duration::from_secs(2);
 /// Between two pulls from one peer, so that a busy one is asked for many changes at once.
 const PAUSE: Duration = Duration::from_millis(100);
+/// Where there was no memory for a table it is looked for again after this.
+const CRAMPED: Duration = Duration::from_secs(5);
 /// Questions open at once.
 const OPEN_MAX: usize = 8;
 /// How often a peer's pages are compared with its own sums.
@@ -31,8 +34,10 @@ pub(crate) struct Mirrors {
     mirrors: BTreeMap<NodeId, Mirror>,
     /// Bytes that all tables together may take.
     bytes_max: usize,
-    /// The peer that was served last: the next in order is served next.
-    turn: Option<NodeId>,
+    /// When each may be asked the next question; who has waited for longest comes first.
+    waiting: Schedule<NodeId>,
+    /// The questions that are open, and until when an answer is expected.
+    open: BTreeMap<NodeId, (Question, Instant)>,
 }
 
 #[derive(Clone, Debug)]
@@ -49,8 +54,6 @@ struct Mirror {
     damaged: Vec<u16>,
     /// A page fetched again and the sequence it was of: changes up to that one are already in it.
     repaired: BTreeMap<usize, u64>,
-    /// The question that is open, and until when an answer is expected.
-    open: Option<(Question, Instant)>,
     not_before: Instant,
     audit_at: Instant,
 }
@@ -72,26 +75,33 @@ enum Question {
 }
 
 impl Mirrors {
-    pub(crate) const fn new(bytes_max: usize) -> Self {
-        Self { mirrors: BTreeMap::new(), bytes_max, turn: None }
+    pub(crate) fn new(bytes_max: usize) -> Self {
+        Self { mirrors: BTreeMap::new(), bytes_max, waiting: Schedule::default(), open: BTreeMap::new() }
     }
 
     /// Takes note of what a live peer's newest head says.
     pub(crate) fn announced(&mut self, now: Instant, peer: NodeId, head: (Incarnation, u64, u64), random: &mut Random) {
         let audit_at = now + random.jitter(AUDIT_EVERY);
         self.mirrors.entry(peer).or_insert_with(|| Mirror::new(now, audit_at)).head = head;
+        self.schedule(peer);
     }
 
     /// Forgets a peer that is gone.
     pub(crate) fn forget(&mut self, peer: NodeId) {
         self.mirrors.remove(&peer);
+        self.open.remove(&peer);
+        self.schedule(peer);
+    }
+
+    /// A peer can be asked from now on.
+    pub(crate) fn reachable(&mut self, peer: NodeId) {
+        self.schedule(peer);
     }
 
     /// An open question to a peer whose connection broke will not be answered.
     pub(crate) fn disconnected(&mut self, peer: NodeId) {
-        if let Some(mirror) = self.mirrors.get_mut(&peer) {
-            mirror.open = None;
-        }
+        self.open.remove(&peer);
+        self.schedule(peer);
     }
 
     /// Whether `peer` probably has the key with this hash.
@@ -117,92 +127,90 @@ impl Mirrors {
             .sum()
     }
 
-    /// Asks the next questions, as many as may be open, of peers that are connected.
+    /// Asks the next questions, as many as may be open, of peers that are connected. Who is not is passed over until it is
+    /// [`Self::reachable`].
     pub(crate) fn ask(&mut self, now: Instant, connected: impl Fn(NodeId) -> bool, out: &mut Outbox) {
-        let mut open = self.mirrors.values().filter(|mirror| mirror.is_open(now)).count();
-        let mut room = self.bytes_max.saturating_sub(self.bytes());
-        let order: Vec<NodeId> = match self.turn {
-            Some(last) => {
-                self.mirrors.range(last..).skip(1).chain(self.mirrors.range(..=last)).map(|(peer, _)| *peer).collect()
-            }
-            None => self.mirrors.keys().copied().collect(),
-        };
-        for peer in order {
-            if open >= OPEN_MAX {
-                break;
-            }
-            let Some(mirror) = self.mirrors.get_mut(&peer) else {
-                continue;
-            };
-            if mirror.is_open(now) || now < mirror.not_before || !connected(peer) {
-                continue;
-            }
-            if let Some(message) = mirror.question(now, &mut room) {
-                out.send(peer, message);
-                self.turn = Some(peer);
-                open += 1;
+        let late = self.open.iter().filter(|(_, (_, until))| *until <= now).map(|(peer, _)| *peer);
+        for peer in late.collect::<Vec<_>>() {
+            self.open.remove(&peer);
+            self.schedule(peer);
+        }
+        while self.open.len() < OPEN_MAX
+            && let Some(peer) = self.waiting.pop(now)
+        {
+            if connected(peer) {
+                self.ask_one(now, peer, out);
             }
         }
     }
 
-    /// When there may be something to ask or to ask again.
-    pub(crate) fn deadline(&self, connected: impl Fn(NodeId) -> bool) -> Option<Instant> {
-        let due = |mirror: &Mirror| match mirror.open {
-            Some((_, until)) => until,
-            None if mirror.wants().is_some() => mirror.not_before,
-            None => mirror.audit_at,
+    fn ask_one(&mut self, now: Instant, peer: NodeId, out: &mut Outbox) {
+        let needs = self.mirrors.get(&peer).and_then(Mirror::needs);
+        let fits = needs.is_none_or(|bytes| bytes <= self.bytes_max.saturating_sub(self.bytes()));
+        let Some(mirror) = self.mirrors.get_mut(&peer) else {
+            return;
         };
-        self.mirrors.iter().filter(|(peer, _)| connected(**peer)).map(|(_, mirror)| due(mirror)).min()
+        if !fits {
+            // What would not fit is left out: such a peer is only asked when it is the home or is followed.
+            mirror.not_before = now + CRAMPED;
+        } else if let Some(question) = mirror.question(now) {
+            out.send(peer, mirror.begin(question));
+            self.open.insert(peer, (question, now + PATIENCE));
+        }
+        self.schedule(peer);
+    }
+
+    /// When there may be something to ask or to ask again.
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        let waiting = self.waiting.next().filter(|_| self.open.len() < OPEN_MAX);
+        self.open.values().map(|(_, until)| *until).chain(waiting).min()
+    }
+
+    /// Says anew when a peer is to be asked next.
+    fn schedule(&mut self, peer: NodeId) {
+        let mirror = self.mirrors.get(&peer).filter(|_| !self.open.contains_key(&peer));
+        self.waiting.set(peer, mirror.and_then(Mirror::due));
     }
 
     /// The answer to a pull.
     pub(crate) fn delta(&mut self, now: Instant, peer: NodeId, delta: Delta, out: &mut Outbox) {
-        let Some(mirror) = self.answering(now, peer, Question::Pull) else {
-            return;
-        };
-        if delta.epoch != mirror.epoch || delta.after != mirror.sequence {
-            mirror.behind(delta.epoch, delta.last);
-        } else if delta.changes.is_empty() && delta.last != mirror.sequence {
-            // The log doesn't reach back so far: a sequence that was never there makes the mirror begin anew.
-            mirror.behind(delta.epoch, delta.last);
-            mirror.epoch = Incarnation::default();
-        } else if !mirror.apply(&delta) {
-            mirror.epoch = Incarnation::default();
-            out.misbehaved(peer, Why::Inventory);
-        }
+        self.answered(now, peer, Question::Pull, |mirror| {
+            if !mirror.take_delta(&delta) {
+                out.misbehaved(peer, Why::Inventory);
+            }
+        });
     }
 
     /// The answer to the question for a page.
     pub(crate) fn page(&mut self, now: Instant, peer: NodeId, answer: &PageAnswer, out: &mut Outbox) {
-        let Some(mirror) = self.answering(now, peer, Question::Page(answer.index)) else {
-            return;
-        };
-        mirror.not_before = now;
-        let geometry = Geometry::from(answer.shape);
-        match Page::from_parts(geometry, &answer.counts, &answer.remainders, answer.sum) {
-            Some(page) if geometry.is_valid() => mirror.take_page(geometry, answer, page),
-            _ => out.misbehaved(peer, Why::Inventory),
-        }
+        self.answered(now, peer, Question::Page(answer.index), |mirror| {
+            mirror.not_before = now;
+            let geometry = Geometry::from(answer.shape);
+            match Page::from_parts(geometry, &answer.counts, &answer.remainders, answer.sum) {
+                Some(page) if geometry.is_valid() => mirror.take_page(geometry, answer, page),
+                _ => out.misbehaved(peer, Why::Inventory),
+            }
+        });
     }
 
     /// The answer to the question for check sums: pages that differ are fetched again.
     pub(crate) fn audit(&mut self, now: Instant, peer: NodeId, audit: &Audit, random: &mut Random) {
-        let Some(mirror) = self.answering(now, peer, Question::Audit) else {
-            return;
-        };
-        mirror.audit_at = now + random.jitter(AUDIT_EVERY);
-        let comparable = audit.epoch == mirror.epoch
-            && audit.sequence == mirror.sequence
-            && audit.sums.len() == mirror.table.geometry().pages();
-        if comparable {
-            let differs = |(index, sum): (usize, &u64)| (mirror.table.sum(index) != *sum).then_some(index as u16);
-            mirror.damaged = audit.sums.iter().enumerate().filter_map(differs).collect();
-        }
+        self.answered(now, peer, Question::Audit, |mirror| {
+            mirror.audit_at = now + random.jitter(AUDIT_EVERY);
+            mirror.take_audit(audit);
+        });
     }
 
-    /// The mirror of `peer` if this is the answer that it waits for.
-    fn answering(&mut self, now: Instant, peer: NodeId, question: Question) -> Option<&mut Mirror> {
-        self.mirrors.get_mut(&peer).and_then(|mirror| mirror.closes(now, question).then_some(mirror))
+    /// Has `take` take in an answer, if it is the one that is waited for.
+    fn answered(&mut self, now: Instant, peer: NodeId, question: Question, take: impl FnOnce(&mut Mirror)) {
+        let expected = self.open.get(&peer).is_some_and(|(open, _)| *open == question);
+        let Some(mirror) = self.mirrors.get_mut(&peer).filter(|_| expected) else {
+            return;
+        };
+        self.open.remove(&peer);
+        mirror.not_before = now + PAUSE;
+        take(mirror);
+        self.schedule(peer);
     }
 }
 
@@ -216,24 +224,9 @@ impl Mirror {
             fresh: None,
             damaged: Vec::new(),
             repaired: BTreeMap::new(),
-            open: None,
             not_before: now,
             audit_at,
         }
-    }
-
-    fn is_open(&self, now: Instant) -> bool {
-        self.open.is_some_and(|(_, until)| now < until)
-    }
-
-    /// Whether an answer is the one expected; then the question is closed.
-    fn closes(&mut self, now: Instant, question: Question) -> bool {
-        let expected = self.open.is_some_and(|(open, _)| open == question);
-        if expected {
-            self.open = None;
-            self.not_before = now + PAUSE;
-        }
-        expected
     }
 
     /// The next question that brings the mirror nearer to the owner, if any is needed.
@@ -251,32 +244,67 @@ impl Mirror {
         }
     }
 
-    /// The message to send, if any; `room` is the memory left for new tables.
-    fn question(&mut self, now: Instant, room: &mut usize) -> Option<Message> {
-        let audit_due = now >= self.audit_at && self.epoch == self.head.0;
-        let question = self.wants().or_else(|| audit_due.then_some(Question::Audit))?;
-        let repairs = self.epoch == self.head.0 && !self.table.outgrown();
-        if matches!(question, Question::Page(_)) && self.fresh.is_none() && !repairs {
+    /// When the next question may be asked; none while there will be nothing to ask.
+    fn due(&self) -> Option<Instant> {
+        let audit = || (self.epoch == self.head.0).then_some(self.audit_at);
+        self.wants().map(|_| self.not_before).or_else(audit)
+    }
+
+    /// The question to ask now.
+    fn question(&self, now: Instant) -> Option<Question> {
+        self.due().filter(|due| *due <= now).map(|_| self.wants().unwrap_or(Question::Audit))
+    }
+
+    /// The memory that the next question takes, in bytes: only the first page of a new table takes any.
+    fn needs(&self) -> Option<usize> {
+        let (epoch, _, count) = self.head;
+        let repairs = self.epoch == epoch && !self.table.outgrown();
+        let begins = self.fresh.is_none() && !repairs && self.wants().is_some();
+        begins.then(|| usize::try_from(count).unwrap_or(usize::MAX).saturating_mul(3))
+    }
+
+    /// The message for a question.
+    fn begin(&mut self, question: Question) -> Message {
+        if self.needs().is_some() {
             let (epoch, _, count) = self.head;
             let geometry = Geometry::fitting(count);
-            let bytes = usize::try_from(count).unwrap_or(usize::MAX).saturating_mul(3);
-            if bytes > *room {
-                // What would not fit is left out: such a peer is only asked when it is the home or is followed.
-                return None;
-            }
-            *room -= bytes;
-            self.fresh =
-                Some(Fresh { table: Table::new(geometry), epoch, next: 0, sequences: vec![0; geometry.pages()] });
+            let sequences = vec![0; geometry.pages()];
+            self.fresh = Some(Fresh { table: Table::new(geometry), epoch, next: 0, sequences });
         }
-        self.open = Some((question, now + PATIENCE));
-        Some(match question {
+        match question {
             Question::Pull => Message::Pull(self.epoch, self.sequence),
             Question::Page(index) => {
                 let geometry = self.fresh.as_ref().map_or(self.table.geometry(), |fresh| fresh.table.geometry());
                 Message::PageAsk(geometry.into(), index)
             }
             Question::Audit => Message::AuditAsk(self.table.geometry().page_bits),
-        })
+        }
+    }
+
+    /// False when the changes contradict what the table has: it is then copied anew.
+    fn take_delta(&mut self, delta: &Delta) -> bool {
+        if delta.epoch != self.epoch || delta.after != self.sequence {
+            self.behind(delta.epoch, delta.last);
+        } else if delta.changes.is_empty() && delta.last != self.sequence {
+            // The log doesn't reach back so far: a sequence that was never there makes the mirror begin anew.
+            self.behind(delta.epoch, delta.last);
+            self.epoch = Incarnation::default();
+        } else if !self.apply(delta) {
+            self.epoch = Incarnation::default();
+            return false;
+        }
+        true
+    }
+
+    /// Pages that differ are damaged.
+    fn take_audit(&mut self, audit: &Audit) {
+        let comparable = audit.epoch == self.epoch
+            && audit.sequence == self.sequence
+            && audit.sums.len() == self.table.geometry().pages();
+        if comparable {
+            let differs = |(index, sum): (usize, &u64)| (self.table.sum(index) != *sum).then_some(index as u16);
+            self.damaged = audit.sums.iter().enumerate().filter_map(differs).collect();
+        }
     }
 
     /// The owner itself says that it is elsewhere than its head said.

@@ -3,7 +3,7 @@
 use alloc::collections::VecDeque;
 
 use crate::identity::NodeId;
-use crate::message::Message;
+use crate::message::{Lane, Message};
 use crate::output::{Output, Why};
 
 /// Outputs not yet polled.
@@ -20,6 +20,11 @@ impl Outbox {
     pub(crate) fn send(&mut self, to: NodeId, message: Message) {
         let lane = message.lane();
         self.push(Output::Send { to, frame: message.encode(), lane });
+    }
+
+    /// For what would be sent as a datagram otherwise, and must not be lost.
+    pub(crate) fn send_on_stream(&mut self, to: NodeId, message: Message) {
+        self.push(Output::Send { to, frame: message.encode(), lane: Lane::Stream });
     }
 
     pub(crate) fn misbehaved(&mut self, peer: NodeId, why: Why) {

@@ -72,6 +72,11 @@ impl Replication {
     pub(crate) fn requested(&mut self, now: Instant, key: Key, times: u32) {
         let news = times.saturating_mul(REQUEST);
         self.local.add(now, key, news);
+        self.note(now, key, news);
+    }
+
+    /// There is something to report of `key`.
+    fn note(&mut self, now: Instant, key: Key, news: u32) {
         if self.unreported.is_empty() {
             self.report_at = now + REPORT_EVERY;
         }
@@ -159,9 +164,16 @@ impl Replication {
         }
     }
 
-    /// A member is gone: the copies it was taking will not come.
-    pub(crate) fn gone(&mut self, node: NodeId) {
+    /// A member is gone: the copies it was taking will not come, and what it was told as a home the next home has to hear.
+    pub(crate) fn gone(&mut self, now: Instant, node: NodeId) {
         self.open.retain(|_, (to, _)| *to != node);
+        let untold: Vec<Key> = self.told.iter().filter(|(_, home)| **home == node).map(|(key, _)| *key).collect();
+        for key in untold {
+            self.told.remove(&key);
+            if self.local.amount(now, &key) > 0 {
+                self.note(now, key, 0);
+            }
+        }
     }
 
     fn wanted(&self, demand: u32) -> usize {
@@ -248,14 +260,28 @@ mod tests {
         replication.report(at(2000), node(1), |_| Some(node(2)), &mut out);
         replication.requested(at(2000), KEY, 1);
         replication.report(at(4000), node(1), |_| Some(node(3)), &mut out);
-        let amounts: Vec<_> = out
-            .messages()
-            .into_iter()
-            .map(|(to, message)| match message {
-                Message::Demands(demands) => (to, demands[0].amount / REQUEST),
-                other => panic!("{other:?}"),
-            })
-            .collect();
-        assert_eq!(amounts, [(node(2), 10), (node(3), 10)]);
+        assert_eq!(demands(&mut out), [(node(2), 10), (node(3), 10)]);
+    }
+
+    #[test]
+    fn what_a_home_knew_that_is_gone_the_next_one_is_told() {
+        let (mut replication, mut out) = (Replication::new(3), Outbox::default());
+        (0..10).for_each(|_| replication.requested(at(0), KEY, 1));
+        replication.report(at(2000), node(1), |_| Some(node(2)), &mut out);
+        assert_eq!(demands(&mut out), [(node(2), 10)]);
+        replication.gone(at(2000), node(4));
+        assert_eq!(replication.deadline(), None, "that one was told nothing");
+        replication.gone(at(2000), node(2));
+        replication.report(replication.deadline().unwrap(), node(1), |_| Some(node(3)), &mut out);
+        assert_eq!(demands(&mut out), [(node(3), 9)], "it has decayed a little");
+    }
+
+    /// Who was told of how many requests.
+    fn demands(out: &mut Outbox) -> Vec<(NodeId, u32)> {
+        let told = |(to, message)| match message {
+            Message::Demands(demands) => (to, demands[0].amount / REQUEST),
+            other => panic!("{other:?}"),
+        };
+        out.messages().into_iter().map(told).collect()
     }
 }

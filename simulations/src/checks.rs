@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use imirror_protocol::{Cluster, Key, NodeId, Status, Why};
+use imirror_protocol::{Key, NodeId, Why};
 
 use crate::world::World;
 
@@ -22,11 +22,13 @@ pub fn members_agree(world: &World) -> bool {
 
 /// Every node knows the newest inventory of every other.
 pub fn inventories_agree(world: &World) -> bool {
-    let status = |number: &usize| world.nodes[*number].cluster.as_ref().map(Cluster::status);
-    let all: Vec<Status> = world.running().iter().filter_map(status).collect();
-    let sequences: BTreeMap<NodeId, u64> = all.iter().map(|status| (status.head.node, status.head.sequence)).collect();
-    all.iter().flat_map(|status| &status.members).all(|member| {
-        member.current && member.head.is_some_and(|head| sequences.get(&member.node) == Some(&head.sequence))
+    let running = || world.nodes.iter().filter_map(|node| node.cluster.as_ref());
+    let sequences: BTreeMap<NodeId, u64> = running().map(|cluster| (cluster.own(), cluster.head().sequence)).collect();
+    // One who does not know all yet is mostly found soon: to look at all takes long.
+    running().all(|cluster| {
+        cluster.status().members.iter().all(|member| {
+            member.current && member.head.is_some_and(|head| sequences.get(&member.node) == Some(&head.sequence))
+        })
     })
 }
 

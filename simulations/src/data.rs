@@ -36,6 +36,8 @@ pub struct Data {
     pub alone: u64,
     /// Downloads begun while another node that could be reached had it all, or was fetching it.
     pub needless: u64,
+    /// Downloads begun of what had been fetched before, though nobody who could be reached had it, by why that was so.
+    pub repeated: BTreeMap<&'static str, u64>,
     /// Questions about freshness that upstream was asked.
     pub questions: u64,
     /// Answers about freshness, of other nodes' asking.
@@ -50,6 +52,8 @@ pub struct Data {
     pub handed: Vec<(usize, Key, Option<NodeId>)>,
     /// Wrong bytes noticed.
     pub lies: u64,
+    /// What has been evicted anywhere.
+    evicted: BTreeSet<Key>,
     load_at: Micros,
 }
 
@@ -92,9 +96,25 @@ impl Data {
         self.stored.get(&node).into_iter().flatten().copied()
     }
 
+    /// How much upstream sends for a key.
+    pub fn size_of(&self, key: Key) -> u64 {
+        self.sizes.get(&key).copied().unwrap_or(0)
+    }
+
     /// The nodes that have a key.
     pub fn holders(&self, key: Key) -> Vec<usize> {
         self.stored.iter().filter(|(_, keys)| keys.contains(&key)).map(|(node, _)| *node).collect()
+    }
+
+    /// Those of `nodes` that have a key.
+    pub fn holders_among(&self, key: Key, nodes: &[usize]) -> Vec<usize> {
+        nodes.iter().copied().filter(|node| self.holds(*node, key)).collect()
+    }
+
+    /// Whether no client waits at a node and it fetches nothing.
+    pub fn is_quiet_at(&self, node: usize) -> bool {
+        let fetches = self.flights.keys().any(|(at, _)| *at == node);
+        !fetches && !self.readers.iter().any(|reader| reader.node == node)
     }
 
     /// Whether nobody waits and nothing moves.
@@ -139,6 +159,7 @@ impl World {
     /// A node evicts an object.
     pub fn evict(&mut self, node: usize, key: Key) {
         if self.data.stored.get_mut(&node).is_some_and(|keys| keys.remove(&key)) {
+            self.data.evicted.insert(key);
             self.feed(node, Input::Removed(key));
         }
     }
@@ -156,6 +177,10 @@ impl World {
     }
 
     fn ask_node(&mut self, node: usize, key: Key) {
+        // Who sleeps finds the client when it wakes, and sees to it as to one that was let go.
+        if !self.responds(node) {
+            return;
+        }
         self.feed(node, Input::Requested(key));
         if !self.data.holds(node, key) && !self.data.flights.contains_key(&(node, key)) {
             self.begin_flight(node, key, None);
@@ -240,6 +265,7 @@ impl World {
 
     fn granted(&mut self, node: usize, key: Key, shared: bool) {
         let needless = self.is_needless(node, key);
+        let lost = self.why_lost(key);
         let (ready_at, liar) = (self.now + self.laws.upstream_latency, self.nodes[node].liar);
         let Some(flight) = self.data.flights.get_mut(&(node, key)).filter(|flight| flight.source == Source::Asking)
         else {
@@ -253,6 +279,20 @@ impl World {
             *self.data.upstream_fetches.entry(key).or_default() += 1;
             self.data.alone += u64::from(!shared);
             self.data.needless += u64::from(needless);
+            if self.data.upstream_fetches[&key] > 1 && !needless {
+                *self.data.repeated.entry(lost).or_default() += 1;
+            }
+        }
+    }
+
+    /// What became of what was fetched before, as a figure's name.
+    fn why_lost(&self, key: Key) -> &'static str {
+        if !self.data.holders(key).is_empty() {
+            "refetched per object: holders away"
+        } else if self.data.evicted.contains(&key) {
+            "refetched per object: last copy evicted"
+        } else {
+            "refetched per object: fetcher died"
         }
     }
 
@@ -269,8 +309,12 @@ impl World {
         if self.data.is_quiet() {
             return self.tell_loads(true);
         }
-        let busy = self.data.flights.len() + self.data.readers.len() > 64;
-        let step = if busy { 20 * MILLI } else { 5 * MILLI };
+        let step = match self.data.flights.len() + self.data.readers.len() {
+            0..=64 => 5 * MILLI,
+            65..=4000 => 20 * MILLI,
+            // Thousands of clients: what is lost in precision is little beside the minutes that they wait.
+            _ => 100 * MILLI,
+        };
         self.move_bytes(step);
         self.settle_flights();
         self.settle_readers();
@@ -466,9 +510,16 @@ impl World {
             return;
         }
         self.data.load_at = self.now + SECOND;
-        for node in self.running() {
-            let users = self.data.flights.values().filter(|flight| flight.source == Source::Peer(node)).count()
-                + self.data.readers.iter().filter(|reader| reader.node == node).count();
+        let mut users: BTreeMap<usize, usize> = BTreeMap::new();
+        for flight in self.data.flights.values() {
+            if let Source::Peer(peer) = flight.source {
+                *users.entry(peer).or_default() += 1;
+            }
+        }
+        self.data.readers.iter().for_each(|reader| *users.entry(reader.node).or_default() += 1);
+        let awake: Vec<usize> = self.running().into_iter().filter(|node| self.responds(*node)).collect();
+        for node in awake {
+            let users = users.get(&node).copied().unwrap_or(0);
             let bytes: u64 =
                 self.data.stored_at(node).filter_map(|key| self.data.sizes.get(&key)).sum::<u64>().min(STORE);
             let load = if idle { 0 } else { (users * 8).min(255) as u8 };

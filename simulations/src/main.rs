@@ -1,17 +1,20 @@
 //! Runs scenarios and prints the table; writes JSON and charts where it is told to.
 //!
-//! `imirror-simulations [--nodes 10,100] [--seeds 3] [--scenario NAME] [--out FOLDER]`
+//! `imirror-simulations [--nodes 10,100] [--seeds 3] [--scenario NAME,NAME|none] [--with results.json] [--out FOLDER]`
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use imirror_simulations::report::{Series, chart, table};
+use imirror_simulations::report::{Series, by_size, chart, table};
 use imirror_simulations::scenarios::{ALL, Outcome};
 
 struct Wishes {
     nodes: Vec<usize>,
     seeds: std::ops::Range<u64>,
-    scenario: Option<String>,
+    /// Some, or all.
+    scenarios: Option<Vec<String>>,
+    /// Results of earlier runs, to be reported with those of this one.
+    with: Vec<PathBuf>,
     out: Option<PathBuf>,
 }
 
@@ -21,13 +24,23 @@ fn main() -> ExitCode {
         Err(problem) => {
             eprintln!("{problem}");
             eprintln!(
-                "usage: imirror-simulations [--nodes 10,100] [--seeds COUNT|FROM..TO] [--scenario NAME] [--out FOLDER]"
+                "usage: imirror-simulations [--nodes 10,100] [--seeds COUNT|FROM..TO] [--scenario NAME,NAME|none] [--with FILE,FILE] [--out FOLDER]"
             );
             return ExitCode::from(2);
         }
     };
     let mut outcomes = Vec::new();
-    for (name, scenario) in ALL.iter().filter(|(name, _)| wishes.scenario.as_deref().is_none_or(|wish| wish == *name)) {
+    for file in &wishes.with {
+        match read(file) {
+            Ok(some) => outcomes.extend(some),
+            Err(problem) => {
+                eprintln!("can't read {}: {problem}", file.display());
+                return ExitCode::FAILURE;
+            }
+        }
+    }
+    let is_wished = |name: &str| wishes.scenarios.as_ref().is_none_or(|wishes| wishes.iter().any(|wish| wish == name));
+    for (name, scenario) in ALL.iter().filter(|(name, _)| is_wished(name)) {
         for nodes in &wishes.nodes {
             for seed in wishes.seeds.clone() {
                 let outcome = scenario(*nodes, seed);
@@ -49,7 +62,7 @@ fn main() -> ExitCode {
 }
 
 fn wishes(mut words: impl Iterator<Item = String>) -> Result<Wishes, String> {
-    let mut wishes = Wishes { nodes: vec![10, 100], seeds: 0..1, scenario: None, out: None };
+    let mut wishes = Wishes { nodes: vec![10, 100], seeds: 0..1, scenarios: None, with: Vec::new(), out: None };
     while let Some(word) = words.next() {
         let value = words.next().ok_or_else(|| format!("{word} needs a value"))?;
         let number = |text: &str| text.parse::<u64>().map_err(|_| format!("{text} is no number"));
@@ -64,7 +77,14 @@ fn wishes(mut words: impl Iterator<Item = String>) -> Result<Wishes, String> {
                     None => 0..number(&value)?,
                 };
             }
-            "--scenario" => wishes.scenario = Some(value),
+            "--scenario" => {
+                let known = |name: &str| name == "none" || ALL.iter().any(|(known, _)| *known == name);
+                if let Some(unknown) = value.split(',').find(|name| !known(name)) {
+                    return Err(format!("there is no scenario {unknown}"));
+                }
+                wishes.scenarios = Some(value.split(',').map(String::from).collect());
+            }
+            "--with" => wishes.with = value.split(',').map(PathBuf::from).collect(),
             "--out" => wishes.out = Some(value.into()),
             _ => return Err(format!("what is {word}?")),
         }
@@ -72,29 +92,53 @@ fn wishes(mut words: impl Iterator<Item = String>) -> Result<Wishes, String> {
     Ok(wishes)
 }
 
-fn write(folder: &std::path::Path, outcomes: &[Outcome]) -> std::io::Result<()> {
+fn read(file: &Path) -> std::io::Result<Vec<Outcome>> {
+    Ok(serde_json::from_slice(&std::fs::read(file)?)?)
+}
+
+fn write(folder: &Path, outcomes: &[Outcome]) -> std::io::Result<()> {
     std::fs::create_dir_all(folder)?;
-    std::fs::write(folder.join("results.json"), serde_json::to_string_pretty(outcomes)?)?;
+    std::fs::write(folder.join("results.json"), serde_json::to_string(outcomes)?)?;
+    for (file, title, across, up, series) in charts(outcomes) {
+        if series.iter().any(|line| !line.points.is_empty()) {
+            std::fs::write(folder.join(file), chart(title, across, up, &series))?;
+        }
+    }
+    Ok(())
+}
+
+/// File, title, what the axes show, and the lines.
+type Chart = (&'static str, &'static str, &'static str, &'static str, Vec<Series>);
+
+fn charts(outcomes: &[Outcome]) -> Vec<Chart> {
     let of = |scenario: &str| -> Vec<Series> {
         let first_seed = outcomes.iter().map(|outcome| outcome.seed).min();
         let shown = |outcome: &&Outcome| outcome.scenario == scenario && Some(outcome.seed) == first_seed;
         outcomes.iter().filter(shown).flat_map(|outcome| outcome.series.clone()).collect()
     };
-    let charts = [
-        ("cold start", "cold-start.svg", "Who knows whom after a cold start", "seconds", "share of all pairs"),
+    let starts = |names: &[&str]| names.iter().map(|name| by_size(outcomes, "cold start", name)).collect();
+    vec![
+        ("cold-start.svg", "Who knows whom after a cold start", "seconds", "share of all pairs", of("cold start")),
         (
-            "release day",
             "release-day.svg",
             "Bytes sent by each node on a release day",
             "nodes, least busy first",
             "times the mean",
+            of("release day"),
         ),
-    ];
-    for (scenario, file, title, across, up) in charts {
-        let series = of(scenario);
-        if !series.is_empty() {
-            std::fs::write(folder.join(file), chart(title, across, up, &series))?;
-        }
-    }
-    Ok(())
+        (
+            "convergence.svg",
+            "How long it takes until all know",
+            "nodes",
+            "seconds",
+            starts(&["membership s", "stored object known to all s"]),
+        ),
+        (
+            "gossip.svg",
+            "Gossip of an idle site",
+            "nodes",
+            "bytes a second and node",
+            starts(&["gossip after the start B/s/node", "idle gossip B/s/node"]),
+        ),
+    ]
 }

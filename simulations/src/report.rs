@@ -1,13 +1,14 @@
 //! Results for people and programs: a table, JSON, and line charts as SVG.
 
+use std::collections::BTreeSet;
 use std::fmt::Write;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::scenarios::Outcome;
 
 /// A line of a chart.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Series {
     /// What it shows.
     pub name: String,
@@ -68,7 +69,7 @@ pub fn chart(title: &str, across: &str, up: &str, series: &[Series]) -> String {
         let _ = writeln!(
             svg,
             "<text x=\"{}\" y=\"{level}\" fill=\"{colour}\">{}</text>",
-            WIDTH - 150.0,
+            WIDTH - 240.0,
             escaped(&line.name)
         );
     }
@@ -84,8 +85,8 @@ pub fn table(outcomes: &[Outcome]) -> String {
     let mut rows: Vec<(&str, &str)> = Vec::new();
     for outcome in outcomes {
         for name in outcome.figures.keys() {
-            if !rows.contains(&(outcome.scenario, name)) {
-                rows.push((outcome.scenario, name));
+            if !rows.contains(&(&outcome.scenario, name)) {
+                rows.push((&outcome.scenario, name));
             }
         }
     }
@@ -100,18 +101,27 @@ pub fn table(outcomes: &[Outcome]) -> String {
 
 /// The mean over all seeds, and the greatest where they differ.
 fn cell(outcomes: &[Outcome], scenario: &str, name: &str, size: usize) -> String {
-    let values: Vec<f64> = outcomes
-        .iter()
-        .filter(|outcome| outcome.scenario == scenario && outcome.nodes == size)
-        .filter_map(|outcome| outcome.figures.get(name).copied())
-        .collect();
-    if values.is_empty() {
-        return "".into();
-    }
-    let mean = values.iter().sum::<f64>() / values.len() as f64;
+    let values = values(outcomes, scenario, name, size);
+    let Some(mean) = mean(&values) else { return String::new() };
     let most = values.iter().copied().fold(f64::MIN, f64::max);
     let short = |value: f64| if value >= 100.0 { format!("{value:.0}") } else { format!("{value:.2}") };
     if most > mean * 1.005 { format!("{} (at most {})", short(mean), short(most)) } else { short(mean) }
+}
+
+/// How a figure of a scenario, the mean over all seeds, grows with the number of nodes.
+pub fn by_size(outcomes: &[Outcome], scenario: &str, name: &str) -> Series {
+    let sizes: BTreeSet<usize> = outcomes.iter().map(|outcome| outcome.nodes).collect();
+    let point = |size: usize| Some((size as f64, mean(&values(outcomes, scenario, name, size))?));
+    Series { name: name.into(), points: sizes.into_iter().filter_map(point).collect() }
+}
+
+fn values(outcomes: &[Outcome], scenario: &str, name: &str, size: usize) -> Vec<f64> {
+    let these = outcomes.iter().filter(|outcome| outcome.scenario == scenario && outcome.nodes == size);
+    these.filter_map(|outcome| outcome.figures.get(name).copied()).collect()
+}
+
+fn mean(values: &[f64]) -> Option<f64> {
+    (!values.is_empty()).then(|| values.iter().sum::<f64>() / values.len() as f64)
 }
 
 fn escaped(text: &str) -> String {
@@ -134,15 +144,31 @@ mod tests {
     #[test]
     fn a_table_has_a_column_for_each_size() {
         let outcome = |nodes, seed, value| Outcome {
-            scenario: "s",
+            scenario: "s".into(),
             nodes,
             seed,
-            figures: [("f", value)].into(),
+            figures: [("f".into(), value)].into(),
+            idle_by_kind: [].into(),
             series: Vec::new(),
             wrongs: Vec::new(),
         };
         let text = table(&[outcome(10, 1, 1.0), outcome(10, 2, 3.0), outcome(100, 1, 5.0)]);
         assert!(text.contains("| scenario | figure | 10 nodes | 100 nodes |"));
         assert!(text.contains("| s | f | 2.00 (at most 3.00) | 5.00 |"), "{text}");
+    }
+
+    #[test]
+    fn a_figure_is_drawn_by_size() {
+        let outcome = |nodes, figure: &str, value| Outcome {
+            scenario: "s".into(),
+            nodes,
+            seed: 1,
+            figures: [(figure.into(), value)].into(),
+            idle_by_kind: [].into(),
+            series: Vec::new(),
+            wrongs: Vec::new(),
+        };
+        let outcomes = [outcome(100, "f", 5.0), outcome(10, "f", 1.0), outcome(10, "f", 2.0), outcome(50, "g", 9.0)];
+        assert_eq!(by_size(&outcomes, "s", "f").points, [(10.0, 1.5), (100.0, 5.0)]);
     }
 }

@@ -1,29 +1,36 @@
 //! Stories with trouble in them. Each ends with the trouble over and everything in order by a limit, or says what is wrong.
 
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use imirror_protocol::{Input, Key, NodeId};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::checks::{holders_known, inventories_agree, members_agree, unsafe_things};
 use crate::rng::Rng;
 use crate::world::{MILLI, Micros, SECOND, World, address};
 use crate::{Laws, report::Series};
 
+mod copies;
+pub use copies::{drain, loss_and_repair};
+
 /// What came of a scenario.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Outcome {
     /// Which.
-    pub scenario: &'static str,
+    pub scenario: String,
     /// Of how many nodes.
     pub nodes: usize,
     /// With it, the run can be repeated.
     pub seed: u64,
     /// What was measured, by name; the unit is part of the name.
-    pub figures: BTreeMap<&'static str, f64>,
+    pub figures: BTreeMap<String, f64>,
+    /// Of what the gossip of an idle site consists: bytes a second for each node, by kind of message.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub idle_by_kind: BTreeMap<u8, f64>,
     /// How things went, to be drawn.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub series: Vec<Series>,
     /// What should not have happened. Empty: all is well.
     pub wrongs: Vec<String>,
@@ -43,6 +50,8 @@ pub const ALL: &[(&str, Scenario)] = &[
     ("lies", lies),
     ("clock jumps", clock_jumps),
     ("slow disk", slow_disk),
+    ("drain", drain),
+    ("loss and repair", loss_and_repair),
 ];
 
 const MB: u64 = 1 << 20;
@@ -57,8 +66,15 @@ struct Story {
 
 impl Story {
     fn new(scenario: &'static str, nodes: usize, seed: u64, laws: Laws) -> Self {
-        let outcome =
-            Outcome { scenario, nodes, seed, figures: BTreeMap::new(), series: Vec::new(), wrongs: Vec::new() };
+        let outcome = Outcome {
+            scenario: scenario.into(),
+            nodes,
+            seed,
+            figures: BTreeMap::new(),
+            idle_by_kind: BTreeMap::new(),
+            series: Vec::new(),
+            wrongs: Vec::new(),
+        };
         Self { outcome, world: World::new(laws, nodes, seed), rng: Rng::seeded(!seed) }
     }
 
@@ -83,12 +99,19 @@ impl Story {
         let data = &self.world.data;
         let (fetches, needless) = (data.upstream_fetches.values().sum::<u64>() as f64, data.needless as f64);
         let objects = data.upstream_fetches.len().max(1) as f64;
+        let repeated = data.repeated.clone();
+        let (moved, sizes) = data.upstream_fetches.keys().fold((0, 0), |(moved, sizes), key| {
+            let bytes = data.upstream_bytes.get(key).copied().unwrap_or(0);
+            (moved + bytes, sizes + data.size_of(*key))
+        });
+        self.figure("upstream bytes / size of the objects", moved as f64 / sizes.max(1) as f64);
+        repeated.into_iter().for_each(|(why, count)| self.figure(why, count as f64 / objects));
         self.figure("upstream fetches per object", fetches / objects);
         self.figure("needless upstream fetches per object", needless / objects);
     }
 
     fn figure(&mut self, name: &'static str, value: f64) {
-        self.outcome.figures.insert(name, value);
+        self.outcome.figures.insert(name.into(), value);
     }
 
     /// Waits until something is so, which it has to be by the limit.
@@ -137,9 +160,17 @@ impl Story {
     /// Gossip of an idle site, in bytes a second for each node.
     fn idle_gossip(&mut self, seconds: u64) -> f64 {
         let sent = |world: &World| world.nodes.iter().map(|node| node.sent).sum::<u64>();
-        let before = sent(&self.world);
+        let (before, kinds_before) = (sent(&self.world), self.world.sent_by_kind.clone());
         self.world.run(Duration::from_secs(seconds));
-        (sent(&self.world) - before) as f64 / seconds as f64 / self.outcome.nodes as f64
+        let rate = |bytes: u64| bytes as f64 / seconds as f64 / self.outcome.nodes as f64;
+        self.outcome.idle_by_kind.clear();
+        for (kind, bytes) in &self.world.sent_by_kind {
+            let new = rate(bytes - kinds_before.get(kind).copied().unwrap_or(0));
+            if new > 0.0 {
+                self.outcome.idle_by_kind.insert(*kind, new);
+            }
+        }
+        rate(sent(&self.world) - before)
     }
 }
 
@@ -167,6 +198,10 @@ pub fn cold_start(nodes: usize, seed: u64) -> Outcome {
         story.expect("knowledge of a stored object", Duration::from_secs(10), |world| holders_known(world, stored));
     story.figure("stored object known to all s", took.as_secs_f64());
     story.world.run(Duration::from_secs(5));
+    let gossip = story.idle_gossip(20);
+    story.figure("gossip after the start B/s/node", gossip);
+    // What is new is told again for a minute.
+    story.world.run(Duration::from_secs(40));
     let gossip = story.idle_gossip(20);
     story.figure("idle gossip B/s/node", gossip);
     story.end()
@@ -216,8 +251,11 @@ pub fn churn(nodes: usize, seed: u64) -> Outcome {
                 story.world.freeze(node, micros);
             }
             3..=7 if !up => story.world.start(node),
-            8 if up => {
-                let stored: Vec<Key> = story.world.data.stored_at(node).collect();
+            8 if up && story.world.responds(node) => {
+                // As a node does: first what others have too.
+                let mut stored: Vec<Key> = story.world.data.stored_at(node).collect();
+                let cluster = story.world.nodes[node].cluster.as_ref();
+                stored.sort_by_key(|key| Reverse(cluster.map_or(0, |cluster| cluster.copies_elsewhere(*key))));
                 stored.into_iter().take(3).for_each(|key| story.world.evict(node, key));
             }
             _ => {}
@@ -314,7 +352,7 @@ pub fn rolling_upgrade(nodes: usize, seed: u64) -> Outcome {
             config.speaks = 1..=2;
             config.seeds = seeds.clone();
         });
-        drain(&mut story.world, node);
+        offer_all(&mut story.world, node);
         story.world.run(Duration::from_secs(1));
         story.world.leave(node);
         for _ in 0..3 {
@@ -425,7 +463,7 @@ pub fn slow_disk(nodes: usize, seed: u64) -> Outcome {
 }
 
 fn members_of(world: &World, node: usize) -> usize {
-    world.nodes[node].cluster.as_ref().map_or(0, |cluster| cluster.status().members.len())
+    world.nodes[node].cluster.as_ref().map_or(0, |cluster| cluster.members().len())
 }
 
 /// A key that looks random.
@@ -433,8 +471,8 @@ pub fn key(number: u64) -> Key {
     Key(NodeId::of_public_key(&number.to_le_bytes()).0)
 }
 
-/// Has every node drain in turn: used by those who want to see what it costs.
-pub fn drain(world: &mut World, node: usize) {
+/// A node drains, and offers others all that it has.
+fn offer_all(world: &mut World, node: usize) {
     let stored: Vec<Key> = world.data.stored_at(node).collect();
     world.feed(node, Input::Drain(true));
     stored.into_iter().for_each(|key| world.feed(node, Input::Offer(key)));

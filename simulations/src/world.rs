@@ -4,7 +4,7 @@
 //! line, loses some, and can be cut in two. A dead node is silent: others find out by time-outs, as over QUIC.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BinaryHeap};
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
@@ -69,6 +69,8 @@ pub struct Node {
     connections: BTreeMap<NodeId, Vec<u64>>,
     line_free: Micros,
     config: Config,
+    /// Where it has met others: they are in a file, and it tries them when it starts again.
+    remembered: BTreeSet<usize>,
     /// Bytes of messages and their headers that it has sent.
     pub sent: u64,
     /// Whom it has complained of, and why.
@@ -124,6 +126,8 @@ pub struct World {
     pumping: bool,
     /// Messages delivered.
     pub delivered: u64,
+    /// Bytes of messages and their headers that all have sent, by kind: see [`imirror_protocol::message::Message::kind`].
+    pub sent_by_kind: BTreeMap<u8, u64>,
     /// What has gone wrong.
     pub wrongs: Vec<String>,
     /// Everything that was delivered and when, in one number: two runs of one seed must agree.
@@ -146,6 +150,7 @@ impl World {
             connections: BTreeMap::new(),
             line_free: 0,
             config: Config { addresses: vec![address(number)], ..Config::default() },
+            remembered: BTreeSet::new(),
             sent: 0,
             complaints: Vec::new(),
             duplicates: 0,
@@ -168,6 +173,7 @@ impl World {
             indices,
             pumping: false,
             delivered: 0,
+            sent_by_kind: BTreeMap::new(),
             wrongs: Vec::new(),
             trace: 0,
         }
@@ -183,7 +189,8 @@ impl World {
         self.nodes[to].id = self.nodes[from].id;
     }
 
-    /// Starts a node that is down. It has what its store has, and knows the addresses in its configuration.
+    /// Starts a node that is down. It has what its store has, and knows the addresses in its configuration and those where it has met
+    /// others in earlier lives.
     pub fn start(&mut self, number: usize) {
         let node = &mut self.nodes[number];
         assert!(node.cluster.is_none(), "it runs already");
@@ -198,6 +205,9 @@ impl World {
             self.feed(number, Input::Stored(key));
         }
         self.feed(number, Input::Tick);
+        for other in self.nodes[number].remembered.clone() {
+            self.feed(number, Input::Discovered { address: address(other), peer: None });
+        }
     }
 
     /// Starts a node whose wall clock has gone back since its last life.
@@ -247,7 +257,8 @@ impl World {
 
     /// A node does nothing for so long, then finds everything that came meanwhile.
     pub fn freeze(&mut self, number: usize, micros: Micros) {
-        self.nodes[number].frozen_until = self.now + micros;
+        let node = &mut self.nodes[number];
+        node.frozen_until = node.frozen_until.max(self.now + micros);
     }
 
     /// A node's clock jumps forward.
@@ -384,6 +395,7 @@ impl World {
         let Some(number) = node.connections.get(&to).and_then(|all| all.last()).copied() else { return };
         let size = bytes.len() as u64 + HEADERS;
         node.sent += size;
+        *self.sent_by_kind.entry(bytes.first().copied().unwrap_or_default()).or_default() += size;
         node.line_free = node.line_free.max(self.now) + size * SECOND / self.laws.line;
         let ready = node.line_free;
         let lost = self.rng.happens(self.laws.loss);
@@ -528,6 +540,7 @@ impl World {
         }
         let peer_id = self.nodes[peer].id;
         self.nodes[at].connections.entry(peer_id).or_default().push(connection);
+        self.nodes[at].remembered.insert(peer);
         let id = ConnectionId(connection);
         self.feed(at, Input::Connected { peer: peer_id, connection: id, address: Some(address(peer)), dialled });
         if !self.reaches(at, peer) {

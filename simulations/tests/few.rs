@@ -344,6 +344,23 @@ fn a_short_sleep_is_no_death_and_a_long_one_is_forgiven() {
 }
 
 #[test]
+fn who_slept_hears_what_happened_before_it_goes_upstream() {
+    for seed in 0..10 {
+        let mut world = site(3, seed);
+        world.publish(KEY, MB);
+        world.freeze(0, 4_000_000);
+        // Long enough to be taken for dead.
+        world.run(Duration::from_millis(3000));
+        world.request(1, KEY);
+        world.run(Duration::from_millis(900));
+        world.request(0, KEY);
+        world.run_until(seconds(2), |world| world.data.is_quiet()).expect("served");
+        assert_eq!(world.data.upstream_fetches[&KEY], 1, "seed {seed}");
+        assert_safe(&world);
+    }
+}
+
+#[test]
 fn a_node_that_moves_is_found_again() {
     let mut world = site(3, 15);
     world.feed(1, Input::Addresses(vec!["10.9.9.9:3142".parse().unwrap()]));

@@ -2,8 +2,8 @@
 //! `cargo run -p imirror-simulations -- --scenario NAME --nodes COUNT --seeds FROM..TO`.
 
 use imirror_simulations::scenarios::{
-    Outcome, Scenario, churn, clock_jumps, cold_start, cold_start_by_one_address, lies, release, rolling_upgrade,
-    slow_disk, split_and_heal,
+    Outcome, Scenario, churn, clock_jumps, cold_start, cold_start_by_one_address, drain, lies, loss_and_repair,
+    release, rolling_upgrade, slow_disk, split_and_heal,
 };
 
 /// Sites of three to eight nodes.
@@ -74,6 +74,18 @@ fn slow_disks() {
 }
 
 #[test]
+fn drains() {
+    all_well(drain, 0..50);
+}
+
+#[test]
+fn losses() {
+    for outcome in all_well(loss_and_repair, 0..50) {
+        at_most(&outcome, "copies made again s", 10.0);
+    }
+}
+
+#[test]
 fn clocks() {
     all_well(clock_jumps, 0..50);
 }
@@ -94,7 +106,7 @@ fn ten_nodes_know_each_other_soon_and_gossip_little() {
     for outcome in outcomes {
         at_most(&outcome, "membership s", 5.0);
         at_most(&outcome, "stored object known to all s", 2.0);
-        at_most(&outcome, "idle gossip B/s/node", 1000.0);
+        at_most(&outcome, "idle gossip B/s/node", 850.0);
     }
     for outcome in all_well(cold_start_by_one_address, 0..20) {
         at_most(&outcome, "membership s", 5.0);
@@ -107,6 +119,7 @@ fn a_hundred_nodes_know_each_other_soon() {
     check(&outcomes);
     outcomes.iter().for_each(|outcome| at_most(outcome, "membership s", 15.0));
     at_most(&outcomes[0], "stored object known to all s", 2.0);
+    at_most(&outcomes[0], "idle gossip B/s/node", 900.0);
 }
 
 #[test]

@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use imirror_tests::http::Answer;
+use imirror_tests::http::{Answer, Connection};
 use imirror_tests::node::Node;
 use imirror_tests::origin::{Origin, Page, Trouble};
 use imirror_tests::{content, sha256};
@@ -18,6 +18,12 @@ fn pool(name: &str) -> String {
     format!("/d/pool/{name}_1_amd64.deb")
 }
 
+/// A day of November 2025.
+fn date(day: u8) -> String {
+    let name = ["Sat", "Sun", "Mon", "Tue", "Wed", "Thu", "Fri"][usize::from(day - 1) % 7];
+    format!("{name}, {day:02} Nov 2025 10:11:12")
+}
+
 /// Puts a repository of these packages on an origin.
 fn publish(origin: &Origin, day: u8, packages: &[(&str, &[u8])]) {
     let paragraph = |(name, body): &(&str, &[u8])| {
@@ -26,14 +32,16 @@ fn publish(origin: &Origin, day: u8, packages: &[(&str, &[u8])]) {
     };
     let list: String = packages.iter().map(paragraph).collect();
     let release = format!(
-        "Suite: stable\nDate: Sat, {day:02} Nov 2025 10:11:12 UTC\nSHA256:\n {} {} main/binary-amd64/Packages\n",
+        "Suite: stable\nDate: {} UTC\nSHA256:\n {} {} main/binary-amd64/Packages\n",
+        date(day),
         sha256(list.as_bytes()),
         list.len()
     );
-    origin.put(LIST, Page::new(list.into_bytes()));
-    origin.put(RELEASE, Page::new(release.into_bytes()));
+    let page = |body: Vec<u8>| Page::new(body).modified(&format!("{} GMT", date(day)));
+    origin.put(LIST, page(list.into_bytes()));
+    origin.put(RELEASE, page(release.into_bytes()));
     for (name, body) in packages {
-        origin.put(&pool(name), Page::new(body.to_vec()));
+        origin.put(&pool(name), page(body.to_vec()));
     }
 }
 
@@ -253,5 +261,158 @@ fn dnf_by_two_mirrors() {
         let lines = format!("baseurl=http://{}\nproxy=http://{}\n", origin.address(), node.address());
         run(&mut dnf_install(&lines, folder));
         dnf_has(folder)
+    });
+}
+
+/// A client that asks for all on one connection, as apt does.
+struct Client(Connection);
+
+impl Client {
+    fn of(node: &Node) -> Self {
+        Self(Connection::open(&node.address()))
+    }
+
+    fn get(&mut self, origin: &Origin, path: &str) -> Answer {
+        self.0.send(&format!(
+            "GET {} HTTP/1.1\r\nHost: {}\r\nCache-Control: max-age=0\r\n\r\n",
+            origin.url(path),
+            origin.address()
+        ));
+        self.0.answer(false).expect("an answer")
+    }
+
+    /// The digest of the list that the root names, and the day on which the root was made.
+    fn root(&mut self, origin: &Origin) -> (String, u8) {
+        let answer = self.get(origin, RELEASE);
+        assert_eq!(answer.status, 200);
+        let text = String::from_utf8(answer.body).unwrap();
+        let list = text.lines().find(|line| line.ends_with("Packages")).unwrap();
+        let day = text.split(", ").nth(1).unwrap()[..2].parse().unwrap();
+        (list.split_whitespace().next().unwrap().to_owned(), day)
+    }
+
+    /// The digest of a package that the list names.
+    fn list(&mut self, origin: &Origin, digest: &str) -> String {
+        let list = self.get(origin, LIST).body;
+        assert_eq!(sha256(&list), digest, "the list is of another generation than the root");
+        let list = String::from_utf8(list).unwrap();
+        list.lines().find_map(|line| line.strip_prefix("SHA256: ")).unwrap().to_owned()
+    }
+}
+
+#[test]
+fn r18_who_has_a_root_gets_the_list_that_it_names() {
+    let origin = Origin::start();
+    let (first, second) = (content(1, 50_000), content(2, 50_000));
+    publish(&origin, 1, &[("hello", &first)]);
+    let node = Node::start(&[origin.address()], "");
+    let (mut slow, mut quick) = (Client::of(&node), Client::of(&node));
+    let (digest, _) = quick.root(&origin);
+    quick.list(&origin, &digest);
+    let (digest, day) = slow.root(&origin);
+    assert_eq!(day, 1);
+
+    publish(&origin, 2, &[("hello", &second)]);
+    let (newer, day) = quick.root(&origin);
+    assert_eq!(day, 2);
+    assert_eq!(quick.list(&origin, &newer), sha256(&second));
+    assert!(quick.get(&origin, &pool("hello")).body == second);
+    assert_eq!(slow.list(&origin, &digest), sha256(&first), "it is still there for who has begun with it");
+    let (newest, _) = slow.root(&origin);
+    assert_eq!(newest, newer);
+    assert_eq!(slow.list(&origin, &newest), sha256(&second));
+}
+
+#[test]
+fn r18_a_generation_that_is_not_whole_is_not_handed_out() {
+    let origin = Origin::start();
+    let (first, second) = (content(1, 50_000), content(2, 50_000));
+    publish(&origin, 1, &[("hello", &first)]);
+    let node = Node::start(&[origin.address()], "");
+    let mut client = Client::of(&node);
+    let (old, _) = client.root(&origin);
+    client.list(&origin, &old);
+
+    // The root is new, its list has not come yet.
+    let list = node.get(&origin.url(LIST)).body;
+    publish(&origin, 2, &[("hello", &second)]);
+    origin.put(LIST, Page::new(list));
+    for _ in 0..2 {
+        assert_eq!(client.root(&origin), (old.clone(), 1));
+        client.list(&origin, &old);
+    }
+    publish(&origin, 2, &[("hello", &second)]);
+    let (new, day) = client.root(&origin);
+    assert_eq!(day, 2);
+    assert_eq!(client.list(&origin, &new), sha256(&second));
+    assert!(client.get(&origin, &pool("hello")).body == second);
+}
+
+#[test]
+fn r18_a_lagging_mirror_does_not_take_a_repository_back() {
+    let (current, lagging) = (Origin::start(), Origin::start());
+    let (first, second) = (content(1, 50_000), content(2, 50_000));
+    publish(&current, 2, &[("hello", &second)]);
+    publish(&lagging, 1, &[("hello", &first)]);
+    let more = format!("[repos.lab]\nupstreams = [\"{}\", \"{}\"]\n", current.url("/d"), lagging.url("/d"));
+    let node = Node::start(&[current.address(), lagging.address()], &more);
+    let mut client = Client::of(&node);
+    let (digest, day) = client.root(&current);
+    assert_eq!(day, 2);
+    client.list(&current, &digest);
+    current.set_down(true);
+    for _ in 0..3 {
+        assert_eq!(client.root(&current), (digest.clone(), 2));
+        assert_eq!(client.list(&current, &digest), sha256(&second));
+    }
+}
+
+/// Clients of two nodes, each of which uses two mirrors, while the repository is published anew all the time: root first, then the
+/// package and at last the list, on one mirror after the other.
+#[test]
+fn r18_no_client_ever_sees_two_generations_mixed() {
+    const DAYS: u8 = 28;
+    let origins = [Origin::start(), Origin::start()];
+    let body = |day: u8| content(u64::from(day), 20_000);
+    for origin in &origins {
+        publish(origin, 1, &[("hello", &body(1))]);
+    }
+    let bases: Vec<_> = origins.iter().map(|origin| format!("\"{}\"", origin.url("/d"))).collect();
+    let more = format!("[repos.lab]\nupstreams = [{}]\n", bases.join(", "));
+    let allow = [origins[0].address(), origins[1].address()];
+    let nodes = [Node::start(&allow, &more), Node::start(&allow, &more)];
+    let is_over = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        for (i, node) in nodes.iter().cycle().take(4).enumerate() {
+            let (origin, is_over) = (&origins[i % 2], &is_over);
+            scope.spawn(move || {
+                let (mut client, mut latest) = (Client::of(node), 0);
+                loop {
+                    let is_last = is_over.load(std::sync::atomic::Ordering::SeqCst);
+                    let (digest, day) = client.root(origin);
+                    assert!(day >= latest, "it went back from {latest} to {day}");
+                    latest = day;
+                    assert_eq!(client.list(origin, &digest), sha256(&body(day)));
+                    if is_last {
+                        assert_eq!(latest, DAYS);
+                        return;
+                    }
+                }
+            });
+        }
+        for day in 2..=DAYS {
+            for origin in &origins {
+                let list = origin.page(LIST);
+                publish(origin, day, &[("hello", &body(day))]);
+                let new = origin.page(LIST);
+                origin.put(LIST, list);
+                // Until some client has come by and seen the new root without its list.
+                let asked = || origins.iter().map(|origin| origin.seen(RELEASE).len()).sum::<usize>();
+                let before = asked();
+                nodes[0].wait_for(|| asked() > before);
+                origin.put(LIST, new);
+            }
+        }
+        is_over.store(true, std::sync::atomic::Ordering::SeqCst);
     });
 }

@@ -172,6 +172,11 @@ impl Origin {
         self.0.pages.lock().unwrap().insert(path.into(), page);
     }
 
+    /// What is served under a path now.
+    pub fn page(&self, path: &str) -> Page {
+        self.0.pages.lock().unwrap()[path].clone()
+    }
+
     pub fn remove(&self, path: &str) {
         self.0.pages.lock().unwrap().remove(path);
     }

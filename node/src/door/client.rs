@@ -52,6 +52,7 @@ const HEADERS_MAX: usize = 64;
 pub(super) struct Client {
     pub(super) door: Arc<Door>,
     pub(super) address: IpAddr,
+    port: u16,
     /// Where it has reached this node.
     local: Option<SocketAddr>,
     permitted: bool,
@@ -111,7 +112,7 @@ impl Door {
         let outbox = stream.outbox();
         let address = peer.ip().to_canonical();
         let permitted = self.clients.allow.iter().any(|net| net.contains(&address));
-        let client = Arc::new(Client { door: self, address, local, permitted, outbox });
+        let client = Arc::new(Client { door: self, address, port: peer.port(), local, permitted, outbox });
         let service = service_fn(move |request| client.answer(request));
         let connection = http1::Builder::new()
             .timer(Patience::new(HEAD_PATIENCE))
@@ -199,8 +200,15 @@ impl Door {
         let (parts, body) = request.into_parts();
         meter.names(What::Url(url.clone()), classify(&named.key).class.into());
         let has_body = !hyper::body::Body::is_end_stream(&body);
-        let asked =
-            Asked { method: parts.method, url, key: named.key, sources: named.sources, fields: parts.headers, line };
+        let asked = Asked {
+            method: parts.method,
+            url,
+            key: named.key,
+            sources: named.sources,
+            fields: parts.headers,
+            line,
+            client: Some(SocketAddr::new(meter.client().address, meter.client().port)),
+        };
         self.journey.answer(asked, has_body.then(|| Upload::new(body).boxed_unsync())).await
     }
 

@@ -64,8 +64,10 @@ pub(super) enum Resolution {
     Flight(Arc<Flight>),
     /// What is stored is current.
     Confirmed,
-    /// Upstream has an older version than what is stored: a lagging mirror.
+    /// Upstream has an older version than what is stored, a lagging mirror; or a newer one that is not whole yet.
     Older,
+    /// What is stored is a newer version now.
+    Replaced,
     /// Upstream cannot be reached; what is stored has to do.
     Stale(Fault),
     /// An answer to be passed on, with its whole (short) body.
@@ -402,6 +404,9 @@ impl Journey {
         if let Err(reason) = freshness::storable(question.classified.class, answer.status, &answer.fields) {
             tracing::debug!(url = %question.url, reason = reason.as_str(), "not stored");
             return Resolution::Unshared(Arc::new(Mutex::new(Some(Box::new(answer)))));
+        }
+        if self.has_to_wait(question) && answer.status == StatusCode::OK {
+            return self.switch(question, answer).await;
         }
         let continued = partial.filter(|growing| flight::continues(growing, &answer));
         if answer.status == StatusCode::PARTIAL_CONTENT && continued.is_none() {

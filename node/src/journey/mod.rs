@@ -7,6 +7,7 @@ mod ask;
 pub mod cache_control;
 pub mod conditional;
 pub mod freshness;
+mod handed;
 mod pass;
 mod promises;
 pub mod range;
@@ -17,8 +18,10 @@ mod select;
 mod shared;
 mod shortcut;
 mod site;
+mod switch;
 pub mod target;
 
+use std::net::SocketAddr;
 use std::sync::{Arc, PoisonError};
 
 use http::header::{AUTHORIZATION, COOKIE, RANGE, VIA};
@@ -41,8 +44,10 @@ use crate::store::{Blob, Entry, Store};
 use crate::upstream::{OutBody, Upstreams};
 use ask::{Question, Questions, Resolution};
 use freshness::{Decision, Demand, Known};
+use handed::Handed;
 use shared::Fills;
 use shortcut::Shortcuts;
+use switch::Switches;
 
 /// A request that has been given a name.
 #[derive(Clone)]
@@ -58,6 +63,8 @@ pub struct Asked {
     pub fields: HeaderMap,
     /// The request line, if it may be remembered.
     pub line: Option<Line>,
+    /// Who asks, by which connection.
+    pub client: Option<SocketAddr>,
 }
 
 /// What the journey is configured with.
@@ -90,6 +97,8 @@ struct Parts {
     questions: Questions,
     fills: Fills,
     shortcuts: Shortcuts,
+    handed: Handed,
+    switches: Switches,
     copies: Arc<Limiter>,
 }
 
@@ -109,9 +118,23 @@ impl Journey {
             .map_err(|_| Fault::internal("the name of this node cannot stand in a header field"))?;
         let (questions, fills, shortcuts) = (Questions::default(), Fills::default(), Shortcuts::default());
         let copies = Arc::new(Limiter::new(options.copy_rate));
-        let parts =
-            Parts { options, via, store, flights, upstreams, site, ledger, clock, questions, fills, shortcuts, copies };
-        Ok(Self(Arc::new(parts)))
+        let (handed, switches) = (Handed::default(), Switches::default());
+        Ok(Self(Arc::new(Parts {
+            options,
+            via,
+            store,
+            flights,
+            upstreams,
+            site,
+            ledger,
+            clock,
+            questions,
+            fills,
+            shortcuts,
+            handed,
+            switches,
+            copies,
+        })))
     }
 
     pub fn upstreams(&self) -> &Upstreams {
@@ -137,7 +160,10 @@ impl Journey {
         let personal = asked.fields.contains_key(AUTHORIZATION) || asked.fields.contains_key(COOKIE);
         let reads = asked.method == Method::GET || asked.method == Method::HEAD;
         let answered = match classified.class.is_ours() {
-            true if reads && !personal => self.serve(&asked, classified).await,
+            true if reads && !personal => {
+                let reply = self.serve(&asked, classified).await;
+                reply.inspect(|reply| self.note_handed(&asked, reply))
+            }
             false if self.0.options.freshness.other == config::Other::Rfc9111 => self.share(asked, body).await,
             _ => self.pass(asked, body).await,
         };
@@ -151,7 +177,7 @@ impl Journey {
             let (entry, would) = self.explain_shared(key).await;
             return (classified, entry, would);
         }
-        let classified = self.promised(key, classified).await;
+        let classified = self.promised(key, classified, None).await;
         let entry = self.stored(key, &classified).await;
         let would = match self.decide(&classified, entry.as_ref(), Demand::default()) {
             _ if !classified.class.is_ours() => "pass it on to upstream without storing it",
@@ -181,7 +207,7 @@ impl Journey {
     async fn serve(&self, asked: &Asked, classified: Classified) -> Result<Reply, Fault> {
         let demand = Demand::of(&asked.fields);
         let epoch = self.0.options.generations.epoch();
-        let classified = self.promised(&asked.key, classified).await;
+        let classified = self.promised(&asked.key, classified, asked.client).await;
         let (key, url_key) = (classified.key(&asked.key), asked.key.key_hash());
         self.0.site.requested(&key);
         if let Some(hot) = self.0.store.lookup_hot(&url_key)
@@ -250,8 +276,8 @@ impl Journey {
             question.sources = self.sources(&asked.key, question.sources);
         }
         let (resolution, joined) = self.ask(question).await;
-        let stored = async |outcome| {
-            // A peer may have given it meanwhile.
+        let stored = async |cached: Cached, outcome| {
+            // A peer, or a new generation, may have brought it meanwhile.
             let cached = match cached {
                 Some(cached) => Some(cached),
                 None => self.cached(asked, &classified).await,
@@ -271,10 +297,11 @@ impl Journey {
                 };
                 Ok(self.flying_reply(asked, &flight, outcome))
             }
-            Resolution::Confirmed | Resolution::Older => stored(Outcome::RefreshUnmodified).await,
+            Resolution::Confirmed | Resolution::Older => stored(cached, Outcome::RefreshUnmodified).await,
+            Resolution::Replaced => stored(None, Outcome::RefreshModified).await,
             Resolution::Stale(fault) => {
                 tracing::debug!(url = %asked.url, %fault, "served although upstream does not answer");
-                stored(Outcome::Stale).await
+                stored(cached, Outcome::Stale).await
             }
             Resolution::Small(answer) => Ok(self.small_reply(asked, &answer)),
             Resolution::Unshared(answer) => {

@@ -1,21 +1,28 @@
 //! What repositories say of their contents (R16, R17): which digest a file has to have, where else it can be had, and how the
 //! node learns that from the metadata that passes through it.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
-use super::{Journey, is_right};
+use super::{Asked, Content, Journey, Reply, is_right};
 use crate::classify::{Classified, Digest, Url, classify};
 use crate::flight::Landing;
 use crate::os::tasks;
-use crate::repos::{Listed, Reading};
+use crate::repos::{Listed, Reading, root};
 use crate::store::Entry;
 
 impl Journey {
-    /// Adds what the repository's metadata says of a URL.
-    pub(super) async fn promised(&self, url: &Url, mut classified: Classified) -> Classified {
+    /// Adds what the repository's metadata says of a URL: of the generation that the client has, if it is known.
+    pub(super) async fn promised(
+        &self,
+        url: &Url,
+        mut classified: Classified,
+        client: Option<SocketAddr>,
+    ) -> Classified {
+        let handed = |root: &Url| self.0.handed.get(client?, root);
         if classified.class.is_ours()
             && classified.digest.is_none()
-            && let Some(promise) = self.0.options.generations.promise(url).await
+            && let Some(promise) = self.0.options.generations.promise(url, handed).await
         {
             classified.digest = Some(promise.digest);
             classified.size = Some(promise.size);
@@ -26,6 +33,20 @@ impl Journey {
     /// What is stored of a URL and is what it has to be: under the URL, else by its content. What was stored before its digest
     /// was known is compared with it once.
     pub(super) async fn stored(&self, url: &Url, classified: &Classified) -> Option<Arc<Entry>> {
+        let entry = self.found(url, classified).await?;
+        // Another client may still want what an earlier generation has under this name.
+        let is_current =
+            || self.0.options.generations.current(url).is_none_or(|it| Some(&it.digest) == entry.digest.as_ref());
+        let is_found_by_content = entry.key != url.key_hash() && classified.digest.is_some();
+        if is_found_by_content && is_current() {
+            let linked = self.0.store.link(&entry, url.key_hash(), url.clone()).await?;
+            return is_right(&linked, classified).then_some(linked);
+        }
+        Some(entry)
+    }
+
+    /// As [`Self::stored`], without giving it another name.
+    pub(super) async fn found(&self, url: &Url, classified: &Classified) -> Option<Arc<Entry>> {
         let store = &self.0.store;
         let by_url = store.lookup(url.key_hash()).await.unwrap_or_default();
         let Some(digest) = &classified.digest else { return by_url };
@@ -36,8 +57,17 @@ impl Journey {
             }
         }
         let entry = store.lookup(digest.content_key()?).await.unwrap_or_default()?;
-        let entry = store.link(&entry, url.key_hash(), url.clone()).await?;
         is_right(&entry, classified).then_some(entry)
+    }
+
+    /// A client that gets a root of a repository will ask for what that one names.
+    pub(super) fn note_handed(&self, asked: &Asked, reply: &Reply) {
+        let Some(client) = asked.client.filter(|_| root::place(&asked.key).is_some()) else { return };
+        let object = match &reply.content {
+            Content::Stored(stored, _) => Some(stored.entry.object.0),
+            _ => None,
+        };
+        self.0.handed.note(client, &asked.key, object);
     }
 
     /// Does a generation of a repository that is still served name it?
@@ -77,12 +107,12 @@ impl Journey {
 
 impl Journey {
     /// Reads metadata that has landed, behind the requests; what a root names may be here already, and is read, too.
-    async fn read(&self, entry: &Arc<Entry>, reading: Reading) {
+    pub(super) async fn read(&self, entry: &Arc<Entry>, reading: Reading) {
         let Some(listed) = self.read_one(entry, reading).await else { return };
         for list in listed {
             let mut classified = classify(&list.url);
             classified.digest = Some(list.promise.digest);
-            let Some(entry) = self.stored(&list.url, &classified).await else { continue };
+            let Some(entry) = self.found(&list.url, &classified).await else { continue };
             let reading = self.0.options.generations.arrived(&list.url, entry.object.0, entry.digest.as_ref());
             if let Some(reading) = reading {
                 self.read_one(&entry, reading).await;

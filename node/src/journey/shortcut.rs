@@ -151,7 +151,9 @@ impl Journey {
     ) {
         let Content::Stored(_, segments) = &reply.content else { return };
         let whole = *segments == Segments::whole(Some(hot.entry.size)) && reply.status == StatusCode::OK;
-        if !whole || !matches!(reply.outcome, Outcome::Hit | Outcome::MemoryHit) {
+        // Which version of metadata a client gets may depend on what it got before.
+        let is_for_all = matches!(classified.class, Class::Package | Class::ImmutableMetadata);
+        if !whole || !is_for_all || !matches!(reply.outcome, Outcome::Hit | Outcome::MemoryHit) {
             return;
         }
         let age = reply.fields.get(AGE).and_then(|age| age.to_str().ok()?.parse().ok()).unwrap_or_default();

@@ -49,7 +49,7 @@ const PATIENCE: Duration = Duration::from_millis(1500);
 const ROOT_MAX: u64 = 32 * 1024 * 1024;
 
 /// The BLAKE3 of a content.
-pub(super) type ContentId = [u8; 32];
+pub type ContentId = [u8; 32];
 
 /// See the module head.
 #[derive(Debug, Default)]
@@ -147,19 +147,50 @@ impl Generations {
         self.epoch.load(Ordering::Acquire)
     }
 
-    /// What the current generation says of a URL. Waits a little when metadata of its repository is just being read.
-    pub async fn promise(&self, url: &Url) -> Option<Promise> {
+    /// What a generation says of a URL: the one that `handed` says that the client has, by the URL of its root, else the current one.
+    /// Waits a little when metadata of its repository is just being read.
+    pub async fn promise(&self, url: &Url, handed: impl Fn(&Url) -> Option<ContentId>) -> Option<Promise> {
         if self.is_being_read(url) {
             let mut read = self.read.subscribe();
             let settled = async { while self.is_being_read(url) && read.changed().await.is_ok() {} };
             let _ = tokio::time::timeout(PATIENCE, settled).await;
         }
-        self.find(url, |root, state, rest| root.generations.first()?.promise(state, url, root, rest))
+        self.find(url, |root_url, root, state, rest| {
+            let of_client = root.generation(handed(root_url)).and_then(|it| it.promise(state, url, root, rest));
+            of_client.or_else(|| root.generations.first()?.promise(state, url, root, rest))
+        })
+    }
+
+    /// What the current generation says of a URL.
+    pub fn current(&self, url: &Url) -> Option<Promise> {
+        self.find(url, |_, root, state, rest| root.generations.first()?.promise(state, url, root, rest))
+    }
+
+    /// Is anything known of this root?
+    pub fn knows(&self, root: &Url) -> bool {
+        self.state().root(root).is_some()
+    }
+
+    /// The files that the current generation of a root names, each with what takes its place in another.
+    pub fn parts(&self, url: &Url, next: &Listing) -> Vec<(Listed, Listed)> {
+        let state = self.state();
+        let Some((root, current)) = state.root(url).and_then(|root| Some((root, root.generations.first()?))) else {
+            return Vec::new();
+        };
+        let listed = |path: &str, promise: &Promise| {
+            Some(Listed { url: Url::parse(&format!("{}{path}", root.folder)).ok()?, promise: promise.clone() })
+        };
+        let parts = current.listing.files.iter().filter_map(|(path, promise)| {
+            let other = next.counterpart(&current.listing, path)?;
+            let promised = next.files.get(other).filter(|promised| *promised != promise)?;
+            Some((listed(path, promise)?, listed(other, promised)?))
+        });
+        parts.collect()
     }
 
     /// Does any generation that is remembered name it?
     pub fn is_named(&self, url: &Url) -> bool {
-        let named = self.find(url, |root, state, rest| {
+        let named = self.find(url, |_, root, state, rest| {
             root.generations.iter().find_map(|generation| generation.promise(state, url, root, rest))
         });
         named.is_some()
@@ -167,12 +198,14 @@ impl Generations {
 
     /// What the list says of the package at a URL.
     pub fn package(&self, url: &Url) -> Option<Package> {
-        self.find(url, |root, state, rest| root.generations.first()?.package(state, rest).map(|(_, package)| package))
+        self.find(url, |_, root, state, rest| {
+            root.generations.first()?.package(state, rest).map(|(_, package)| package)
+        })
     }
 
     /// URLs at which other mirrors have the package of this one: those whose current generation has the same list.
     pub fn mirrors(&self, url: &Url) -> Vec<Url> {
-        let list = self.find(url, |root, state, rest| {
+        let list = self.find(url, |_, root, state, rest| {
             let (list, _) = root.generations.first()?.package(state, rest)?;
             Some((list, rest.to_owned()))
         });
@@ -253,16 +286,16 @@ impl Generations {
     }
 
     /// The first answer of a root whose repository the URL may belong to: the longest base first, of one base the newest root.
-    fn find<T>(&self, url: &Url, look: impl Fn(&Root, &State, &str) -> Option<T>) -> Option<T> {
+    fn find<T>(&self, url: &Url, look: impl Fn(&Url, &Root, &State, &str) -> Option<T>) -> Option<T> {
         let state = self.state();
         if state.bases.is_empty() || url.as_str().contains('?') {
             return None;
         }
         state.bases_of(url).find_map(|(base, roots)| {
             let rest = decoded(&url.as_str()[base.len()..])?;
-            let mut roots: Vec<_> = roots.values().collect();
-            roots.sort_by_key(|root| std::cmp::Reverse(root.generations.first().and_then(|g| g.listing.made)));
-            roots.into_iter().find_map(|root| look(root, &state, &rest))
+            let mut roots: Vec<_> = roots.iter().collect();
+            roots.sort_by_key(|(_, root)| std::cmp::Reverse(root.generations.first().and_then(|g| g.listing.made)));
+            roots.into_iter().find_map(|(url, root)| look(url, root, &state, &rest))
         })
     }
 
@@ -294,6 +327,15 @@ impl Generations {
         drop(state);
         self.epoch.fetch_add(1, Ordering::Release);
         Ok(listed)
+    }
+
+    fn forget(&self, url: &Url) {
+        if let Some(place) = root::place(url)
+            && let Some(roots) = self.change().bases.get_mut(&place.base)
+        {
+            roots.remove(url);
+        }
+        self.epoch.fetch_add(1, Ordering::Release);
     }
 
     /// Writes down which roots there are. A failure costs that they have to be learnt again.
@@ -360,7 +402,9 @@ impl Reading {
                 if bytes.len() as u64 > ROOT_MAX {
                     return Err(io::Error::other("it is larger than the root of any repository"));
                 }
-                let listed = generations.use_root(url, *object, &bytes, now)?;
+                // What cannot be read promises nothing, and neither does any more what it takes the place of.
+                let listed =
+                    generations.use_root(url, *object, &bytes, now).inspect_err(|_| generations.forget(url))?;
                 if let Some(folder) = &generations.folder {
                     fs::write(folder.join(root_name(object)), &bytes)?;
                     generations.record();
@@ -429,6 +473,12 @@ impl State {
 }
 
 impl Root {
+    /// The generation that has this root, if it is still remembered.
+    fn generation(&self, object: Option<ContentId>) -> Option<&Generation> {
+        let object = object?;
+        self.generations.iter().find(|generation| generation.object == object)
+    }
+
     fn object(&self) -> Option<ContentId> {
         self.generations.first().map(|generation| generation.object)
     }
@@ -553,7 +603,9 @@ mod tests {
     }
 
     fn promise(generations: &Generations, at: &str) -> Option<u64> {
-        futures_util::FutureExt::now_or_never(generations.promise(&url(at))).unwrap().map(|promise| promise.size)
+        futures_util::FutureExt::now_or_never(generations.promise(&url(at), |_| None))
+            .unwrap()
+            .map(|promise| promise.size)
     }
 
     const ROOT: &str = "http://a.example.org/d/dists/s/InRelease";
@@ -583,6 +635,15 @@ mod tests {
         assert!(generations.arrived(&url(ROOT), object, None).is_none(), "it is known");
         arrive(&generations, "http://a.example.org/d/dists/s/Release", &next, &second);
         assert_eq!((promise(&generations, at), promise(&generations, old)), (Some(3), None));
+        let handed = *blake3::hash(release(1, &first).as_bytes()).as_bytes();
+        let list_url = url(list);
+        let of_client = generations.promise(&list_url, |root| (*root == url(ROOT)).then_some(handed));
+        let of_client = futures_util::FutureExt::now_or_never(of_client).unwrap();
+        assert_eq!(
+            of_client.map(|promise| promise.size),
+            Some(first.len() as u64),
+            "who has the first still gets its list"
+        );
         assert!(generations.is_named(&url(old)) && !generations.is_named(&url("http://a.example.org/d/pool/x.deb")));
         assert_eq!(generations.package(&url(at)).unwrap().name, "a+b");
 
@@ -640,8 +701,8 @@ mod tests {
         let listed = root.read(text.as_bytes(), Timestamp(1)).unwrap();
         let reading = generations.arrived(&listed[0].url, [0; 32], Some(&sha256(list.as_bytes()))).unwrap();
         let at = url("http://a.example.org/d/pool/a_1.deb");
-        assert_eq!(generations.promise(&at).await, None, "it takes too long");
-        let waiting = generations.promise(&at);
+        assert_eq!(generations.promise(&at, |_| None).await, None, "it takes too long");
+        let waiting = generations.promise(&at, |_| None);
         let read = async { reading.read(list.as_bytes(), Timestamp(1)).unwrap() };
         let (promise, _) = futures_util::future::join(waiting, read).await;
         assert_eq!(promise.unwrap().size, 7);

@@ -42,6 +42,10 @@ pub struct Listing {
     pub files: BTreeMap<String, Promise>,
     /// Those that list packages. One list in several compressions stands here several times.
     pub lists: Vec<(String, Form)>,
+    /// The parts of `repomd.xml` by their types, which stay when the names of the files change; of `Release` the names stay.
+    pub parts: BTreeMap<String, String>,
+    /// Files can also be had by their digests (`Acquire-By-Hash`).
+    pub by_hash: bool,
 }
 
 /// Is this the URL of a root?
@@ -80,10 +84,20 @@ fn bad(what: impl Into<String>) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, what.into())
 }
 
+impl Listing {
+    /// The file of this generation that takes the place of another's.
+    pub fn counterpart<'l>(&'l self, other: &Self, path: &'l str) -> Option<&'l str> {
+        match other.parts.iter().find(|(_, part)| *part == path) {
+            Some((kind, _)) => self.parts.get(kind).map(String::as_str),
+            None => self.files.contains_key(path).then_some(path),
+        }
+    }
+}
+
 /// A `data` element of `repomd.xml`.
 #[derive(Default)]
 struct Data {
-    is_list: bool,
+    kind: String,
     path: Option<String>,
     digest: Option<Digest>,
     size: Option<u64>,
@@ -106,8 +120,8 @@ fn repomd(bytes: &[u8]) -> io::Result<Listing> {
                 match (element.local_name().as_ref(), &mut data) {
                     ("repomd", _) => is_root = true,
                     ("data", None) if !is_empty => {
-                        let kind = attribute(&element, "type")?;
-                        data = Some(Data { is_list: kind.as_deref() == Some("primary"), ..Data::default() });
+                        let kind = attribute(&element, "type")?.unwrap_or_default();
+                        data = Some(Data { kind, ..Data::default() });
                     }
                     ("location", Some(data)) => {
                         let elsewhere = attribute(&element, "xml:base")?.is_some_and(|base| !base.is_empty());
@@ -154,9 +168,10 @@ impl Listing {
         if self.files.len() >= FILES_MAX {
             return Err(bad("it names more files than any repository has"));
         }
-        if data.is_list {
+        if data.kind == "primary" {
             self.lists.push((path.clone(), Form::Primary));
         }
+        self.parts.insert(data.kind, path.clone());
         self.files.insert(path, Promise { digest, size });
         Ok(())
     }
@@ -171,9 +186,10 @@ fn release(bytes: &[u8]) -> io::Result<Listing> {
     ];
     let mut listing = Listing::default();
     let mut seen = 0;
-    paragraphs(signed_text(bytes)?, &["date", "sha256", "sha512", "sha1", "md5sum"], |fields| {
+    paragraphs(signed_text(bytes)?, &["date", "acquire-by-hash", "sha256", "sha512", "sha1", "md5sum"], |fields| {
         seen += 1;
         listing.made = listing.made.or_else(|| date(fields.get("date")?));
+        listing.by_hash |= fields.get("acquire-by-hash").is_some_and(|value| value.eq_ignore_ascii_case("yes"));
         let Some((files, by)) = DIGESTS.iter().find_map(|(name, by)| Some((fields.get(name)?, *by))) else {
             return Ok(());
         };
@@ -286,6 +302,27 @@ mod tests {
     }
 
     #[test]
+    fn counterparts() {
+        let data = |kind: &str, path: &str| {
+            format!(
+                r#"<data type="{kind}"><checksum type="sha256">{SHA}</checksum><location href="{path}"/><size>5</size></data>"#
+            )
+        };
+        let repomd = |name: &str| {
+            let data = data("primary", &format!("repodata/{name}-primary.xml")) + &data("other", "repodata/other.xml");
+            read(Kind::Repomd, format!("<repomd>{data}</repomd>").as_bytes()).unwrap()
+        };
+        let (old, new) = (repomd("1"), repomd("2"));
+        assert_eq!(new.counterpart(&old, "repodata/1-primary.xml"), Some("repodata/2-primary.xml"));
+        assert_eq!(new.counterpart(&old, "repodata/other.xml"), Some("repodata/other.xml"));
+        assert_eq!(new.counterpart(&old, "repodata/none.xml"), None);
+        let release = |path: &str| read(Kind::Release, format!("SHA256:\n {SHA} 5 {path}\n").as_bytes()).unwrap();
+        let (old, new) = (release("a/Packages"), release("a/Packages"));
+        assert_eq!(new.counterpart(&old, "a/Packages"), Some("a/Packages"));
+        assert_eq!(release("b/Packages").counterpart(&old, "a/Packages"), None);
+    }
+
+    #[test]
     fn a_release_signed_or_not() {
         let text = format!(
             "Origin: Debian\nSuite: stable\nDate: Sat, 09 Nov 2024 10:11:12 UTC\nAcquire-By-Hash: yes\nMD5Sum:\n {md5} 1 main/x\n\
@@ -294,7 +331,7 @@ mod tests {
             md5 = "0".repeat(32)
         );
         let listing = read(Kind::Release, text.as_bytes()).unwrap();
-        assert_eq!((listing.made, listing.files.len()), (Some(1_731_147_072), 4));
+        assert_eq!((listing.made, listing.files.len(), listing.by_hash), (Some(1_731_147_072), 4, true));
         let lists: Vec<_> = listing.lists.iter().map(|(path, form)| (&**path, *form)).collect();
         assert_eq!(
             lists,

@@ -113,8 +113,9 @@ impl Cluster {
     pub(super) fn drain(&mut self, draining: bool) {
         if self.head.draining != draining {
             self.head.draining = draining;
-            self.news();
-            self.refresh_homes();
+            self.refresh_home(self.own);
+            // Until all have heard of it some ask this node about a key and some the next home, and each may grant it.
+            self.tell_all();
         }
     }
 

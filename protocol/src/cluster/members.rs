@@ -6,7 +6,7 @@ use core::time::Duration;
 
 use super::peers::Verdict;
 use super::profile::Profile;
-use super::{Cluster, ConnectionId, RETHINK};
+use super::{Cluster, ConnectionId, GATHER, RETHINK};
 use crate::identity::{Incarnation, NodeId};
 use crate::membership::{Belief, Contact, Event};
 use crate::message::{ADDRESSES_MAX, Hello, MEMBERS_SENT, Member, Message, State};
@@ -37,7 +37,7 @@ impl Cluster {
         dialled: bool,
     ) {
         let now = self.now;
-        self.dial_at = now;
+        self.dial_soon();
         if peer == self.own {
             self.met_own_key(connection, address.filter(|_| dialled));
             return;
@@ -54,7 +54,7 @@ impl Cluster {
                 if let Some(connection) = spare {
                     self.out.push(Output::Disconnect { peer, connection, why: Why::Spare });
                     self.mirrors.disconnected(peer);
-                    self.refresh_homes();
+                    self.refresh_home(peer);
                 }
                 self.say_hello(peer);
             }
@@ -62,7 +62,7 @@ impl Cluster {
     }
 
     pub(super) fn dial_failed(&mut self, address: SocketAddr) {
-        self.dial_at = self.now;
+        self.dial_soon();
         let peer = self.dialling.failed(self.now, address, &mut self.random);
         if let Some(peer) = peer.filter(|peer| !self.peers.is_connected(*peer)) {
             self.health.unreachable(self.now, peer);
@@ -72,14 +72,14 @@ impl Cluster {
     /// A connection is no more, and nothing was put in its place.
     pub(super) fn parted(&mut self, peer: NodeId) {
         let now = self.now;
-        self.dial_at = now;
+        self.dial_soon();
         self.health.unreachable(now, peer);
         self.dialling.disconnected(now, peer, &mut self.random);
         self.membership.parted(peer);
         self.mirrors.disconnected(peer);
         self.claims.disconnected(now, peer);
         self.confirmations.disconnected(now, peer);
-        self.refresh_homes();
+        self.refresh_home(peer);
         if !self.is_live(peer) && !self.departed.contains_key(&peer) {
             // It came and went without ever being a member: nothing is kept of such.
             self.forget(peer);
@@ -139,8 +139,8 @@ impl Cluster {
         let contact = Contact { node: from, incarnation: hello.incarnation.min(Incarnation::MAX), address };
         if self.peers.greet(from, contact.incarnation) {
             self.health.reachable(now, from);
-            self.refresh_homes();
-            self.tell_own_head(from);
+            self.refresh_home(from);
+            self.introduce_own_head(from);
         }
         self.membership.met(now, contact);
         let events = self.membership.believe(now, [Belief { contact, refutations: 0, state: State::Alive }], true);
@@ -210,7 +210,7 @@ impl Cluster {
                 for address in member.addresses.iter().filter(|address| is_of_use(**address)) {
                     self.dialling.lives_at(self.now, self.own, member.node, *address);
                 }
-                self.dial_at = self.now;
+                self.dial_soon();
             }
             let contact = Contact { node: member.node, incarnation, address: member.addresses.first().copied() };
             beliefs.push(Belief { contact, refutations: member.refutations, state: member.state });
@@ -227,16 +227,15 @@ impl Cluster {
     }
 
     fn send_list(&mut self, to: NodeId) {
-        let own = *self.membership.own();
-        let own = Belief { contact: own, refutations: 0, state: State::Alive };
-        let others = self.membership.beliefs().filter(|belief| belief.contact.node != self.own);
-        let beliefs: Vec<Belief> = core::iter::once(own).chain(others).collect();
-        let bytes = beliefs.len() * MEMBER_BYTES;
+        let bytes = (self.membership.known() + 1) * MEMBER_BYTES;
         // A list too long for what is left goes if nothing else went.
         if self.lists < bytes.min(LISTS_MAX) {
             return;
         }
         self.lists = self.lists.saturating_sub(bytes);
+        let own = Belief { contact: *self.membership.own(), refutations: 0, state: State::Alive };
+        let others = self.membership.beliefs().filter(|belief| belief.contact.node != self.own);
+        let beliefs: Vec<Belief> = core::iter::once(own).chain(others).collect();
         for some in beliefs.chunks(MEMBERS_SENT) {
             let members: Vec<Member> = some.iter().map(|belief| self.member(belief)).collect();
             self.send(to, Message::Members(GrownFew::of(members)));
@@ -300,12 +299,12 @@ impl Cluster {
         }
         self.departed.remove(&node);
         self.dialling.hurry(self.now, self.own, node);
-        self.dial_at = self.now;
+        self.dial_soon();
         if let Some(address) = address.filter(|address| is_of_use(*address)) {
             self.dialling.lives_at(self.now, self.own, node, address);
         }
         self.out.push(Output::MemberUp { peer: node, address });
-        self.refresh_homes();
+        self.refresh_home(node);
     }
 
     fn down(&mut self, node: NodeId, found_out: bool) {
@@ -319,9 +318,9 @@ impl Cluster {
             self.membership.met(self.now, contact);
         }
         self.claims.gone(node);
-        self.replication.gone(node);
+        self.replication.gone(self.now, node);
         self.out.push(Output::MemberDown(node));
-        self.refresh_homes();
+        self.refresh_home(node);
         if !found_out {
             return;
         }
@@ -366,19 +365,29 @@ impl Cluster {
         self.membership.live().contains_key(&node)
     }
 
-    /// Says anew who may be a home.
-    pub(super) fn refresh_homes(&mut self) {
-        let leaves = |node: NodeId| self.heads.of(node).is_some_and(|head| head.draining);
-        let mut homes: Vec<NodeId> =
-            self.peers.greeted().filter(|peer| self.is_live(*peer) && !leaves(*peer)).collect();
-        if !self.draining() {
-            let place = homes.partition_point(|home| *home < self.own);
-            homes.insert(place, self.own);
+    /// Says anew whether a node may be a home, and looks what to ask of it.
+    pub(super) fn refresh_home(&mut self, node: NodeId) {
+        self.mirrors.reachable(node);
+        self.ask_soon();
+        let able = if node == self.own {
+            !self.draining()
+        } else {
+            let leaves = self.heads.of(node).is_some_and(|head| head.draining);
+            self.peers.is_greeted(node) && self.is_live(node) && !leaves
+        };
+        match (self.homes.binary_search(&node), able) {
+            (Err(place), true) => self.homes.insert(place, node),
+            (Ok(place), false) => {
+                self.homes.remove(place);
+            }
+            _ => return,
         }
-        if homes != self.homes {
-            self.homes = homes;
-            self.claims.homes_changed(self.now);
-        }
+        self.claims.homes_changed(self.now);
+    }
+
+    /// There is news of somebody to connect to.
+    pub(super) fn dial_soon(&mut self) {
+        self.dial_at = self.dial_at.min(self.now.max(self.dialled_at + GATHER));
     }
 
     /// Connects to whom it is time to connect to.
@@ -388,7 +397,8 @@ impl Cluster {
         for address in self.dialling.due(now, connected) {
             self.out.push(Output::Dial(address));
         }
-        let next = self.dialling.deadline(connected).unwrap_or(self.tick_at);
+        self.dialled_at = now;
+        let next = self.dialling.deadline().unwrap_or(self.tick_at);
         self.dial_at = next.max(now + RETHINK);
     }
 

@@ -4,7 +4,7 @@ use alloc::string::String;
 use alloc::vec::Vec;
 use core::time::Duration;
 
-use super::{Cluster, RETHINK};
+use super::{Cluster, GATHER, RETHINK};
 use crate::identity::{Key, NodeId};
 use crate::message::{Demand, Head, Message, NAME_MAX, NameDemand, TOPS_MAX, Tops};
 use crate::output::Output;
@@ -13,8 +13,11 @@ use crate::wire::{Few, FewBytes, GrownFew};
 
 /// Between two heads of this node.
 const HEAD_EVERY: Duration = Duration::from_millis(200);
-/// Each peer is told this node's head directly once in so many seconds, should gossip have lost it.
+/// Gossip may have lost this node's head: each peer is told it directly once in so many seconds while it is new, that is twice.
 const DIRECT_EVERY: usize = 30;
+const NEW: Duration = Duration::from_secs(2 * DIRECT_EVERY as u64);
+/// Later once in so many seconds, should even that have been lost.
+const AGAIN_EVERY: usize = 600;
 /// Each peer is told what this node is asked for most once in so many seconds.
 const TOPS_EVERY: usize = 60;
 /// Load and room are told when they have changed by so much.
@@ -48,8 +51,13 @@ impl Cluster {
     /// Passes on what is news, when it is time.
     pub(super) fn tell_news(&mut self) {
         let now = self.now;
-        if self.head_at.is_some_and(|at| at <= now) && self.renew_head() {
-            self.heads.learn(now, self.head, self.membership.live().len());
+        if self.head_at.is_some_and(|at| at <= now) {
+            let next = self.head_told + HEAD_EVERY;
+            if next <= now {
+                self.renew_head();
+            } else {
+                self.head_at = Some(next);
+            }
         }
         if self.heads.deadline().is_some_and(|at| at <= now) {
             let connected: Vec<NodeId> = self.peers.greeted().collect();
@@ -57,29 +65,35 @@ impl Cluster {
         }
     }
 
-    /// Brings this node's own head up to date; false when it was told just now, so that this one has to wait.
-    fn renew_head(&mut self) -> bool {
-        let next = self.head_told + HEAD_EVERY;
-        if next > self.now {
-            self.head_at = Some(next);
-            return false;
+    /// Tells every peer at once what is new of this node, for what can't wait.
+    pub(super) fn tell_all(&mut self) {
+        self.renew_head();
+        for peer in self.peers.greeted().collect::<Vec<_>>() {
+            self.introduce_own_head(peer);
         }
+    }
+
+    /// Brings this node's own head up to date.
+    fn renew_head(&mut self) {
         self.head_at = None;
         self.head_told = self.now;
         self.head.beat = self.head.beat.saturating_add(1);
         self.head.sequence = self.inventory.sequence();
         self.head.count = self.inventory.count();
-        true
+        self.heads.learn(self.now, self.head, self.membership.live().len());
     }
 
-    /// To one who may know nothing of this node yet.
-    pub(super) fn tell_own_head(&mut self, peer: NodeId) {
-        self.send(peer, Message::Heads(GrownFew::of([self.head])));
+    /// To one who has just been met, or to all: nobody else will tell it so soon.
+    pub(super) fn introduce_own_head(&mut self, peer: NodeId) {
+        self.out.send_on_stream(peer, Message::Heads(GrownFew::of([self.head])));
     }
 
     /// Somebody has a head of somebody.
     pub(super) fn heard(&mut self, from: NodeId, head: Head) {
         let now = self.now;
+        if head.node == from {
+            self.peers.told(from);
+        }
         if head.node == self.own {
             self.heard_of_myself(head);
             return;
@@ -91,10 +105,10 @@ impl Cluster {
             return;
         }
         self.mirrors.announced(now, head.node, (head.epoch, head.sequence, head.count), &mut self.random);
-        self.ask_at = now;
+        self.ask_soon();
         let home = self.homes.binary_search(&head.node).is_ok();
         if home == head.draining {
-            self.refresh_homes();
+            self.refresh_home(head.node);
         }
     }
 
@@ -128,7 +142,12 @@ impl Cluster {
                 self.offended(peer, why);
             }
         }
-        self.ask_at = now;
+        self.ask_soon();
+    }
+
+    /// There is news of what somebody holds.
+    pub(super) fn ask_soon(&mut self) {
+        self.ask_at = self.ask_at.min(self.now.max(self.asked_at + GATHER));
     }
 
     /// Asks peers what they hold.
@@ -137,15 +156,17 @@ impl Cluster {
         let (peers, members) = (&self.peers, self.membership.live());
         let connected = |peer| peers.is_greeted(peer) && members.contains_key(&peer);
         self.mirrors.ask(now, connected, &mut self.out);
-        let next = self.mirrors.deadline(connected).unwrap_or(self.tick_at);
+        self.asked_at = now;
+        let next = self.mirrors.deadline().unwrap_or(self.tick_at);
         self.ask_at = next.max(now + RETHINK);
     }
 
     /// Tells some peers, in turn, what gossip may have lost.
     pub(super) fn tell_in_turn(&mut self) {
         let greeted: Vec<NodeId> = self.peers.greeted().collect();
-        for peer in in_turn(&greeted, self.ticks, DIRECT_EVERY) {
-            self.tell_own_head(peer);
+        let new = self.now.since(self.head_told) <= NEW;
+        for peer in in_turn(&greeted, self.ticks, if new { DIRECT_EVERY } else { AGAIN_EVERY }) {
+            self.send(peer, Message::Heads(GrownFew::of([self.head])));
         }
         let tops = self.own_tops();
         if tops.objects.is_empty() && tops.names.is_empty() {

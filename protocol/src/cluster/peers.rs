@@ -48,6 +48,8 @@ pub(super) struct Peer {
     pub(super) address: Option<SocketAddr>,
     /// The life in which the peer is, once it has said hello.
     pub(super) greeted: Option<Incarnation>,
+    /// Whether it has told its head on this connection: what others say of it may be older.
+    has_told: bool,
     budget: u32,
     budget_at: Instant,
     /// A flood is complained of once a second.
@@ -94,6 +96,7 @@ impl Peers {
             dialler,
             address,
             greeted: None,
+            has_told: false,
             budget: BUDGET,
             budget_at: now,
             complain_at: now,
@@ -146,6 +149,18 @@ impl Peers {
     /// The peer has said hello, in this life. True when it had not before.
     pub(super) fn greet(&mut self, peer: NodeId, incarnation: Incarnation) -> bool {
         self.peers.get_mut(&peer).is_some_and(|peer| peer.greeted.replace(incarnation).is_none())
+    }
+
+    /// The peer has told its own head.
+    pub(super) fn told(&mut self, peer: NodeId) {
+        if let Some(peer) = self.peers.get_mut(&peer) {
+            peer.has_told = true;
+        }
+    }
+
+    /// Whether the peer has told its own head on this connection.
+    pub(super) fn has_told(&self, peer: NodeId) -> bool {
+        self.peers.get(&peer).is_some_and(|peer| peer.has_told)
     }
 
     /// Takes `cost` off what a peer may make this node do. False when there is not so much left: its message is dropped then.

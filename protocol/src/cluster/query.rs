@@ -63,6 +63,11 @@ impl Cluster {
         self.own
     }
 
+    /// What this node last told of itself.
+    pub const fn head(&self) -> &Head {
+        &self.head
+    }
+
     /// Whom to ask for `key`, best first, as far as is known; this node itself is not asked whether it has it.
     ///
     /// A hint: any of them may say that it does not have it, in 2 of 10,000 cases without having ever had it. No peer that is known

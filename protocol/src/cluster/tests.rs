@@ -5,7 +5,7 @@ use alloc::vec;
 use proptest::prelude::*;
 
 use super::*;
-use crate::message::Hello;
+use crate::message::{Hello, Member, State};
 use crate::output::Why;
 use crate::wire::{Few, FewBytes, GrownFew, Later};
 
@@ -27,8 +27,15 @@ fn outputs(cluster: &mut Cluster) -> Vec<Output> {
 /// A node with one connection on which both have said hello.
 fn met() -> Cluster {
     let mut cluster = alone();
+    meet(&mut cluster, PEER);
+    outputs(&mut cluster);
+    cluster
+}
+
+/// A connection comes about, and the peer says hello.
+fn meet(cluster: &mut Cluster, peer: NodeId) {
     let connection = ConnectionId(1);
-    cluster.handle(at(1), Input::Connected { peer: PEER, connection, address: None, dialled: false });
+    cluster.handle(at(1), Input::Connected { peer, connection, address: None, dialled: false });
     let hello = Hello {
         version: VERSION,
         oldest: VERSION_OLDEST,
@@ -39,9 +46,13 @@ fn met() -> Cluster {
         name: Later(FewBytes::of(b"lab9")),
         client_port: Later(8080),
     };
-    cluster.handle(at(2), Input::Received { from: PEER, bytes: Message::Hello(hello).encode() });
-    outputs(&mut cluster);
-    cluster
+    cluster.handle(at(2), Input::Received { from: peer, bytes: Message::Hello(hello).encode() });
+}
+
+/// What a node says of itself that has nothing yet.
+fn head(node: NodeId) -> Head {
+    let epoch = Incarnation(7);
+    Head { node, epoch, beat: 0, sequence: 0, count: 0, load: 0, room: 9, draining: false, bytes: 0 }
 }
 
 #[test]
@@ -56,19 +67,39 @@ fn a_lone_node_waits_for_nobody() {
 }
 
 #[test]
+fn a_young_node_takes_nobodys_word_for_what_another_has() {
+    let mut cluster = met();
+    let other = NodeId([8; 16]);
+    let listed = |node| Member {
+        node,
+        incarnation: Incarnation(7),
+        refutations: 0,
+        state: State::Alive,
+        addresses: Few::of([]),
+        head: Some(head(node)),
+        name: FewBytes::of(b""),
+        client_port: 0,
+    };
+    let list = Message::Members(GrownFew::of([listed(PEER), listed(other)])).encode();
+    cluster.handle(at(3), Input::Received { from: PEER, bytes: list });
+    meet(&mut cluster, other);
+    cluster.handle(at(4), Input::Claim { key: KEY, broken: None });
+    let claims = |cluster: &mut Cluster| {
+        let is_claim = |output: &Output| match output {
+            Output::Send { frame, .. } => matches!(Message::decode(frame), Ok((Some(Message::Claim(..)), _))),
+            output => matches!(output, Output::Granted { .. }),
+        };
+        outputs(cluster).iter().filter(|output| is_claim(output)).count()
+    };
+    assert_eq!(claims(&mut cluster), 0, "the other may have stored it since");
+    cluster.handle(at(5), Input::Received { from: other, bytes: Message::Heads(GrownFew::of([head(other)])).encode() });
+    assert_eq!(claims(&mut cluster), 1);
+}
+
+#[test]
 fn what_people_want_to_know_of_a_node_is_known() {
     let mut cluster = met();
-    let head = Head {
-        node: PEER,
-        epoch: Incarnation(7),
-        beat: 1,
-        sequence: 3,
-        count: 3,
-        load: 0,
-        room: 9,
-        draining: false,
-        bytes: 7 << 30,
-    };
+    let head = Head { beat: 1, sequence: 3, count: 3, bytes: 7 << 30, ..head(PEER) };
     cluster.handle(at(3), Input::Received { from: PEER, bytes: Message::Heads(GrownFew::of([head])).encode() });
     let clients = Some("192.0.2.9:8080".parse().unwrap());
     let status = cluster.status();
@@ -77,6 +108,30 @@ fn what_people_want_to_know_of_a_node_is_known() {
     assert_eq!(member.address, Some("192.0.2.9:3142".parse().unwrap()));
     assert_eq!(member.head.map(|head| head.bytes), Some(7 << 30));
     assert!(cluster.nodes_by_load(1).contains(&(PEER, clients)));
+}
+
+#[test]
+fn a_node_that_drains_tells_so_at_once() {
+    let mut cluster = met();
+    cluster.handle(at(10), Input::Drain(true));
+    let told = |cluster: &mut Cluster| {
+        let heads = |output| match output {
+            Output::Send { to: PEER, frame, lane: crate::Lane::Stream } => {
+                Message::decode(&frame).ok().map(|(message, _)| message)
+            }
+            _ => None,
+        };
+        let draining = |message| match message {
+            Some(Message::Heads(heads)) => Some(heads[0].draining),
+            _ => None,
+        };
+        outputs(cluster).into_iter().filter_map(heads).find_map(draining)
+    };
+    assert_eq!(told(&mut cluster), Some(true));
+    cluster.handle(at(11), Input::Drain(true));
+    assert_eq!(told(&mut cluster), None, "it has said so");
+    cluster.handle(at(12), Input::Drain(false));
+    assert_eq!(told(&mut cluster), Some(false));
 }
 
 #[test]

@@ -137,6 +137,7 @@ fn an_audit_finds_and_repairs_a_damaged_page() {
     let mirror = pair.mirrors.mirrors.get_mut(&OWNER).unwrap();
     assert!(mirror.table.remove(mix(4_999)));
     mirror.audit_at = pair.now;
+    pair.mirrors.reachable(OWNER);
     pair.unrest = 0;
     assert_eq!(pair.settle(), 2, "an audit and a page");
     pair.assert_equal();
@@ -149,6 +150,21 @@ fn what_does_not_fit_is_not_mirrored() {
     pair.add(5_000);
     assert_eq!(pair.settle(), 0);
     assert!(pair.mirrors.bytes() < 1000);
+    assert_eq!(pair.mirrors.deadline(), Some(pair.now + CRAMPED), "it is not looked at all the time");
+}
+
+#[test]
+fn nobody_is_waited_for_who_has_nothing_or_is_away() {
+    let mut pair = Pair::new(7);
+    assert_eq!(pair.settle(), 0);
+    assert_eq!(pair.mirrors.deadline(), None, "nothing to ask, ever");
+    pair.add(10);
+    pair.mirrors.announced(pair.now, OWNER, (Incarnation(5), 10, 10), &mut pair.random);
+    pair.mirrors.ask(pair.now, |_| false, &mut Outbox::default());
+    assert_eq!(pair.mirrors.deadline(), None, "it is away");
+    pair.mirrors.reachable(OWNER);
+    assert!(pair.settle() > 0);
+    pair.assert_equal();
 }
 
 #[test]

@@ -1,0 +1,184 @@
+//! From one generation of a repository to the next (R18). A newer root is handed out only when what clients have been using of the
+//! old one is there in the new version, too; until then, and if a mirror has not all of it yet, the old generation stays whole.
+
+use std::collections::BTreeSet;
+use std::io::Read;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use futures_util::future::BoxFuture;
+
+use super::ask::{Question, Resolution};
+use super::{Journey, freshness};
+use crate::classify::{KeyHash, Url, classify};
+use crate::fault::Fault;
+use crate::flight::{self, Departure, Flight};
+use crate::os::tasks;
+use crate::repos::{Listed, Named, root};
+use crate::store::{Entry, Plan};
+use crate::upstream::Answer;
+
+/// How long a client waits for the new generation; then it gets the old one, and the next who asks the new one.
+const PATIENCE: Duration = Duration::from_secs(4);
+
+/// Longest root that is read.
+const ROOT_MAX: u64 = 32 * 1024 * 1024;
+
+/// The roots that are being brought in.
+#[derive(Default)]
+pub(super) struct Switches(Mutex<BTreeSet<KeyHash>>);
+
+impl Switches {
+    fn open(&self) -> MutexGuard<'_, BTreeSet<KeyHash>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Takes a root off the list, also when its task panics.
+struct Switching {
+    journey: Journey,
+    key: KeyHash,
+}
+
+impl Drop for Switching {
+    fn drop(&mut self) {
+        self.journey.0.switches.open().remove(&self.key);
+    }
+}
+
+impl Journey {
+    /// Has a newer root to wait for what it names?
+    pub(super) fn has_to_wait(&self, question: &Question) -> bool {
+        question.cached.is_some() && self.0.options.generations.knows(&question.url)
+    }
+
+    /// Brings in the generation of which `answer` is the root.
+    pub(super) async fn switch(&self, question: &Question, answer: Answer) -> Resolution {
+        if !self.0.switches.open().insert(question.key) {
+            return Resolution::Older;
+        }
+        let switching = Switching { journey: self.clone(), key: question.key };
+        let departure = Departure {
+            plan: Plan {
+                url: question.url.clone(),
+                // Under the root's own name the old one stays meanwhile.
+                key: KeyHash::of(format!("next {}", question.url).as_bytes()),
+                class: question.classified.class,
+                head: freshness::stored_head(&answer.fields, self.0.clock.now().to_system_time()),
+                total: answer.body.length(),
+                digest: None,
+                confirmed_at: None,
+            },
+            source: flight::Source::Upstream(Box::new(answer)),
+            taken_up: None,
+            from: 0,
+            sources: self.in_order(&question.sources),
+            fields: self.request_fields(question),
+            grant: None,
+            object: None,
+            keep: true,
+            is_copy: false,
+            hold_back: false,
+            landing: None,
+        };
+        let flight = match self.0.flights.start(departure).await {
+            Ok(flight) => flight,
+            Err((fault, _)) => return Resolution::Stale(fault),
+        };
+        let bringing = bring_in(switching, question.url.clone(), flight);
+        match tokio::time::timeout(PATIENCE, tasks::spawn("switch", bringing)).await {
+            Ok(Ok(resolution)) => resolution,
+            Ok(Err(panic)) => Resolution::Stale(Fault::internal(panic.to_string())),
+            Err(_) => Resolution::Older,
+        }
+    }
+
+    async fn bring_in(&self, url: &Url, flight: &Arc<Flight>) -> Result<Resolution, Fault> {
+        flight.landed().await;
+        let entry = flight.entry().ok_or_else(|| Fault::internal("the new root did not come whole"))?;
+        let switched = self.switch_to(url, &entry).await;
+        let _ = self.0.store.remove(entry.key).await;
+        switched
+    }
+
+    async fn switch_to(&self, url: &Url, entry: &Arc<Entry>) -> Result<Resolution, Fault> {
+        let generations = &self.0.options.generations;
+        let place = root::place(url).ok_or_else(|| Fault::internal("not a root"))?;
+        let blob = self.0.store.open_blob(entry).await?;
+        let read = tasks::blocking("read a root", move || {
+            let mut bytes = Vec::new();
+            blob.reader().take(ROOT_MAX).read_to_end(&mut bytes)?;
+            root::read(place.kind, &bytes)
+        });
+        // What cannot be read is handed on as it came.
+        if let Ok(Ok(listing)) = read.await {
+            if generations.is_older(url, &listing) {
+                tracing::info!(%url, "a mirror has an older generation");
+                return Ok(Resolution::Older);
+            }
+            for (old, new) in generations.parts(url, &listing) {
+                if self.is_in_use(&old).await && !self.bring_in_part(&new, listing.by_hash).await {
+                    tracing::info!(%url, part = %new.url, "the new generation is not whole yet; the old one stays");
+                    return Ok(Resolution::Older);
+                }
+            }
+        }
+        let reading = generations.arrived(url, entry.object.0, None);
+        let gone = || Fault::internal("the new root went away in the meantime");
+        self.0.store.link(entry, url.key_hash(), url.clone()).await.ok_or_else(gone)?;
+        if let Some(reading) = reading {
+            self.read(entry, reading).await;
+        }
+        Ok(Resolution::Replaced)
+    }
+
+    /// Has a client asked for this file of the old generation, by its name or by its digest?
+    async fn is_in_use(&self, listed: &Listed) -> bool {
+        for url in [Some(&listed.url), by_hash(listed).as_ref()].into_iter().flatten() {
+            let entry = self.0.store.lookup(url.key_hash()).await.unwrap_or_default();
+            if entry.is_some_and(|entry| entry.digest.as_ref() == Some(&listed.promise.digest)) {
+                return true;
+            }
+        }
+        false
+    }
+
+    /// Is the file there, or can it be had?
+    async fn bring_in_part(&self, listed: &Listed, is_by_hash: bool) -> bool {
+        let mut classified = classify(&listed.url);
+        classified.digest = Some(listed.promise.digest.clone());
+        classified.size = Some(listed.promise.size);
+        if self.found(&listed.url, &classified).await.is_some() {
+            return true;
+        }
+        let Named { key: url, mut sources } = self.0.options.repos.resolve(&listed.url);
+        if let Some(hashed) = by_hash(listed).filter(|_| is_by_hash) {
+            // Where a mirror is just being changed the name may have the old content, the digest cannot.
+            sources.splice(0..0, self.0.options.repos.resolve(&hashed).sources);
+        }
+        let key = classified.key(&url);
+        let question = Question { key, url, sources, classified: classified.clone(), cached: None, insist: false };
+        if let Resolution::Flight(flight) = self.ask(question).await.0 {
+            flight.landed().await;
+        }
+        self.found(&listed.url, &classified).await.is_some()
+    }
+}
+
+/// Boxed: what is asked for on the way may itself be a question that leads here.
+fn bring_in(switching: Switching, url: Url, flight: Arc<Flight>) -> BoxFuture<'static, Resolution> {
+    Box::pin(async move {
+        let brought = switching.journey.bring_in(&url, &flight).await;
+        brought.unwrap_or_else(Resolution::Stale)
+    })
+}
+
+/// Where a Debian mirror has a file by its digest.
+fn by_hash(listed: &Listed) -> Option<Url> {
+    let name = match listed.promise.digest.algorithm().name() {
+        "md5" => "MD5Sum".to_owned(),
+        other => other.to_ascii_uppercase(),
+    };
+    let (folder, _) = listed.url.as_str().rsplit_once('/')?;
+    Url::parse(&format!("{folder}/by-hash/{name}/{}", listed.promise.digest.hex())).ok()
+}
