@@ -1,5 +1,6 @@
 //! The running node: the only place that knows all parts. It puts them together, owns their tasks, and ends them in order.
 
+mod chronicle;
 mod drain;
 mod metalinks;
 mod peers;
@@ -28,10 +29,12 @@ use crate::cluster::identity::{self, Identity};
 use crate::cluster::site::{Profile, Site};
 use crate::config::{self, Config};
 use crate::door::client::Door;
-use crate::door::pages::{self, Operations};
+use crate::door::events::Events;
+use crate::door::pages::{self, Operations, Reader};
 use crate::fault::Fault;
 use crate::flight::Flights;
 use crate::journey::{Journey, Options};
+use crate::ledger::history::{Series, Span, Sums};
 use crate::ledger::status::{Cache, Drain, Flight, Health, Helper, Lookup, Node, Repo, Status, StoredObject, Verify};
 use crate::ledger::{AccessLog, Ledger, metrics};
 use crate::os::clock::{Clock, Timestamp};
@@ -40,12 +43,16 @@ use crate::repos::metalink::Root;
 use crate::repos::{Configured, Generations};
 use crate::store::{self, Entry, Store, VerifyReport};
 use crate::upstream::{Own, Upstreams};
+use chronicle::Chronicle;
 use drain::Leaving;
 use metalinks::Metalinks;
 use peers::Duties;
 
 /// After a stop was asked for, clients have this long to get the rest of their answers.
 const FAREWELL: Duration = Duration::from_secs(10);
+
+/// Of traffic, in the page's table.
+const HOURS_SHOWN: usize = 24;
 
 /// Runs the node until it is told to stop.
 pub fn run(config: Config) -> anyhow::Result<()> {
@@ -82,7 +89,7 @@ async fn serve(config: Config) -> anyhow::Result<()> {
         metalinks.start().await;
         door.serve(listener, until).await;
     });
-    tasks::spawn("control", serve_control(control, parts.clone(), stopping));
+    tasks::spawn("control", serve_control(control, parts.clone(), stopping.clone()));
     tasks::spawn("probe", parts.journey.upstreams().clone().probe());
     let store = parts.journey.store().clone();
     store.set_watcher(Arc::new(peers::Watch(parts.site.clone())));
@@ -96,6 +103,7 @@ async fn serve(config: Config) -> anyhow::Result<()> {
         tracing::warn!("https upstreams will fail: {why}");
     }
     parts.site.start(Arc::new(Duties::new(&parts)), parts.wanted());
+    tasks::spawn("chronicle", chronicle::keep(parts.clone(), stopping));
     parts.greet();
     service::ready();
     let told = parts.clone();
@@ -105,6 +113,8 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     service::stopping();
     tracing::info!("stopping: clients have {} s to get the rest of their answers", FAREWELL.as_secs());
     stop.send_replace(true);
+    // Nobody waits for the end of what has none.
+    parts.events.close();
     tokio::select! {
         _ = tokio::time::timeout(FAREWELL, clients) => {}
         () = signals.stop(&parts) => tracing::info!("stopping now: told so again"),
@@ -126,6 +136,8 @@ struct Parts {
     identity: Identity,
     site: Site,
     leaving: Leaving,
+    chronicle: Chronicle,
+    events: Events,
     /// What `verify` has found so far, since it was last begun.
     verifying: Arc<Mutex<Option<Verify>>>,
 }
@@ -149,6 +161,8 @@ impl Parts {
             clock: clock.clone(),
         };
         let store = tasks::blocking("open the store", move || Store::open(options)).await??;
+        let history = config.state_dir.join("history");
+        let chronicle = tasks::blocking("open the history", move || Chronicle::open(&history)).await?;
         let log = AccessLog::open(config.access_log, &config.state_dir.join("access.log"))?;
         let ledger = Ledger::new(log);
         let own = Own { port: config.listen.port(), addresses: net::own_address().into_iter().collect() };
@@ -182,6 +196,8 @@ impl Parts {
             identity,
             site,
             leaving: Leaving::default(),
+            chronicle,
+            events: Events::default(),
             verifying,
         }))
     }
@@ -230,6 +246,8 @@ impl Parts {
     async fn farewell(&self) {
         self.journey.flights().suspend_all().await;
         self.site.leave().await;
+        self.chronicle.record(self.clock.now(), &self.ledger.traffic());
+        self.chronicle.write().await;
         let store = self.journey.store().clone();
         let _ = tasks::blocking("close the store", move || store.close()).await;
         if let Some(log) = self.ledger.access_log() {
@@ -243,7 +261,7 @@ impl Operations for Parts {
     fn status(&self) -> Status {
         let usage = self.journey.store().usage();
         let address = self.address();
-        let now = self.clock.now();
+        let (now, traffic) = (self.clock.now(), self.ledger.traffic());
         let flights = self.journey.flights().status().into_iter().map(|flight| {
             let seconds = now.since(flight.started).as_secs_f64().max(0.001);
             Flight {
@@ -281,11 +299,13 @@ impl Operations for Parts {
             },
             site: peers::status(self, &usage, &address),
             cache: Cache { objects: usage.objects, bytes: usage.bytes, limit_bytes: usage.limit_bytes },
-            traffic: self.ledger.traffic(),
+            traffic,
             flights: flights.collect(),
             popular: Vec::new(),
             repos,
-            helper: Helper { enabled: false },
+            helper: Helper::default(),
+            history: self.chronicle.kept(now, &traffic),
+            errors: self.ledger.failures(),
         }
     }
 
@@ -299,6 +319,26 @@ impl Operations for Parts {
 
     fn metrics(&self) -> String {
         metrics::render(&self.ledger, &self.status(), &self.health(), self.site.counts())
+    }
+
+    fn now(&self) -> Timestamp {
+        self.clock.now()
+    }
+
+    fn series(&self, span: Span) -> Series {
+        self.chronicle.with(|history| history.series(span, self.clock.now()))
+    }
+
+    fn recent(&self) -> Series {
+        self.chronicle.with(|history| history.recent(Span::Hour, self.clock.now()))
+    }
+
+    fn hours(&self) -> Vec<(Timestamp, Sums)> {
+        self.chronicle.with(|history| history.hours(self.clock.now(), HOURS_SHOWN))
+    }
+
+    fn events(&self) -> &Events {
+        &self.events
     }
 
     fn nodes(&self, client: u64) -> Vec<Option<SocketAddr>> {
@@ -445,8 +485,8 @@ async fn serve_control(listener: UnixListener, parts: Arc<Parts>, mut stopping: 
                 let parts = parts.clone();
                 async move {
                     let path = request.uri().path_and_query().map_or("/", |p| p.as_str());
-                    let answer = pages::answer(&*parts, request.method(), path, true).await;
-                    Ok::<_, std::convert::Infallible>(answer.map(|text| Full::new(bytes::Bytes::from(text))))
+                    let answer = pages::answer(&*parts, request.method(), path, Reader::Operator).await;
+                    Ok::<_, std::convert::Infallible>(answer.map(Full::new))
                 }
             });
             let _ = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;

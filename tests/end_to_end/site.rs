@@ -15,7 +15,7 @@ const TOKEN: &str = "im1or3wk3tupeqhgzldojsxiidcpf2gk4zb33e5pn72";
 const NAMES: [&str; 4] = ["lab1", "lab2", "lab3", "lab4"];
 
 /// So many nodes of one site, each of which knows all the others.
-fn site(nodes: usize, origin: &Origin) -> Vec<Node> {
+pub(crate) fn site(nodes: usize, origin: &Origin) -> Vec<Node> {
     let site = not_joined(nodes, origin);
     site.iter().for_each(|node| node.wait_for(|| alive(node) == nodes));
     site

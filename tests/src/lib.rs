@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 #![allow(clippy::disallowed_methods)] // Other processes are waited for on the real clock.
 
+pub mod browser;
 pub mod http;
 pub mod namespace;
 pub mod netns;

@@ -1,7 +1,6 @@
 //! The command line. `run` is the node; every other verb asks the running one over its control socket, or needs none.
 //! One definition gives the help, the manual pages and the completions.
 
-mod client_config;
 mod control;
 mod detect;
 mod doctor;
@@ -22,6 +21,7 @@ use serde::de::DeserializeOwned;
 use crate::config::{self, ConfigError, Loaded, Overrides, Surroundings};
 use crate::daemon;
 use crate::door::pages::encoded;
+use crate::door::recipes;
 use crate::ledger::status::{Drain, Health, Lookup, Status, Verify};
 use crate::os::clock::Clock;
 
@@ -135,7 +135,7 @@ enum Verb {
     },
     /// Print what to write on a client.
     ClientConfig {
-        family: client_config::Family,
+        family: recipes::Family,
         /// The node as clients reach it; the running node's address if there is one.
         #[arg(long, value_name = "HOST:PORT")]
         node: Option<String>,
@@ -280,7 +280,7 @@ fn dispatch(arguments: Arguments) -> anyhow::Result<ExitCode> {
         Verb::Config { verb: Some(ConfigVerb::Check), .. } => check(load()?)?,
         Verb::ClientConfig { family, node } => {
             let node = node.map_or_else(|| load().map(|loaded| local_address(&loaded)), Ok)?;
-            write(&client_config::recipe(family, &node))?;
+            write(&recipes::recipe(family, &node))?;
         }
         Verb::AptProxyDetect { uri: _, node } => {
             let config = load().ok().map(|loaded| loaded.config);

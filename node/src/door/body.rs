@@ -7,7 +7,9 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
+use futures_util::StreamExt;
 use futures_util::future::BoxFuture;
+use futures_util::stream::BoxStream;
 use http_body::{Body, Frame, SizeHint};
 
 use super::meter::Meter;
@@ -32,6 +34,7 @@ enum Source {
     Stored(Stored),
     Flying(Box<Reader>),
     Passed(Box<AnswerBody>),
+    Live(BoxStream<'static, Bytes>),
     Waiting(BoxFuture<'static, (Source, Result<Option<Bytes>, Fault>)>),
 }
 
@@ -44,6 +47,7 @@ impl ReplyBody {
             Content::Stored(stored, segments) => (Source::Stored(stored), segments),
             Content::Flying(reader, segments) => (Source::Flying(reader), segments),
             Content::Passed(body) => (Source::Passed(body), Segments::none()),
+            Content::Live(texts) => (Source::Live(texts), Segments::none()),
         };
         let mut body = Self { source, segments, meter };
         if matches!(body.source, Source::Done) {
@@ -171,6 +175,10 @@ impl Body for ReplyBody {
                     Some(Err(fault)) => return this.fail(fault),
                     None => return this.finish(),
                 },
+                Source::Live(texts) => match ready!(texts.poll_next_unpin(cx)) {
+                    Some(text) => return this.send(text),
+                    None => return this.finish(),
+                },
                 Source::Waiting(pending) => {
                     let (source, next) = ready!(pending.as_mut().poll(cx));
                     this.source = source;
@@ -211,6 +219,7 @@ impl Body for ReplyBody {
             Source::Done => SizeHint::with_exact(0),
             Source::Text(text) => SizeHint::with_exact(text.len() as u64),
             Source::Passed(body) => body.size_hint(),
+            Source::Live(_) => SizeHint::default(),
             _ => self.segments.remaining().map_or_else(SizeHint::default, SizeHint::with_exact),
         }
     }

@@ -18,10 +18,11 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::coop;
 
+use super::assets;
 use super::body::ReplyBody;
 use super::lists::{self, Asker, List};
 use super::meter::{Meter, What};
-use super::pages::{self, Operations};
+use super::pages::{self, Operations, Reader};
 use super::patience::Patience;
 use super::upload::Upload;
 use crate::classify::{Url, classify};
@@ -169,20 +170,29 @@ impl Door {
             }
             Target::Own(path) => {
                 meter.names(What::Text(path.clone()), Subject::Own);
-                let page = match List::named(&path) {
-                    Some(list) => {
-                        let host = fields.get(HOST).and_then(|host| host.to_str().ok());
-                        let asker = Asker { address: client.address, local: client.local, host };
-                        lists::answer(list, method, &asker, &*self.operations, &self.repos).await?
-                    }
-                    None => pages::answer(&*self.operations, method, &path, false).await,
-                };
-                let (parts, body) = page.into_parts();
-                let content = Content::Text(body.into());
-                Ok(Reply { status: parts.status, fields: parts.headers, content, outcome: Outcome::Own, from: None })
+                self.own_page(&path, method, fields, client).await
             }
             Target::Server => Ok(Reply::text(StatusCode::OK, "", Outcome::Own)),
         }
+    }
+
+    async fn own_page(&self, path: &str, method: &Method, fields: &HeaderMap, client: &Client) -> Result<Reply, Fault> {
+        let host = fields.get(HOST).and_then(|host| host.to_str().ok());
+        let asker = Asker { address: client.address, local: client.local, host };
+        let reads = method == Method::GET || method == Method::HEAD;
+        let (page, live) = if let Some(list) = List::named(path) {
+            (lists::answer(list, method, &asker, &*self.operations, &self.repos).await?, None)
+        } else if let Some(asset) = assets::answer(path, fields).filter(|_| reads) {
+            (asset, None)
+        } else if path == pages::EVENTS {
+            pages::listen(&*self.operations, method)
+        } else {
+            let reader = Reader::Client(&asker.own_name());
+            (pages::answer(&*self.operations, method, path, reader).await, None)
+        };
+        let (parts, body) = page.into_parts();
+        let content = live.map_or(Content::Text(body), Content::Live);
+        Ok(Reply { status: parts.status, fields: parts.headers, content, outcome: Outcome::Own, from: None })
     }
 
     async fn ask(&self, request: Request<Incoming>, url: Url, named: Named, meter: &mut Meter) -> Reply {
@@ -259,7 +269,7 @@ impl Client {
         let door = &self.door;
         let mut reply = match self.permitted {
             true => door.route(request, &self, &mut meter).await.unwrap_or_else(|fault| {
-                door.ledger.failed(&fault);
+                door.ledger.failed(door.clock.now(), meter.what(), &fault);
                 Reply::fault(&fault, "this request", &door.name)
             }),
             false => door.denied(self.address),

@@ -88,6 +88,11 @@ impl Meter {
         self.client.door.ledger.sent(self.subject, origin, bytes);
     }
 
+    /// What was asked for, as far as it is known.
+    pub(super) fn what(&self) -> &str {
+        self.what.as_str()
+    }
+
     /// Who gets the answer.
     pub(super) fn client(&self) -> &Client {
         &self.client
@@ -105,6 +110,8 @@ impl Meter {
 
     pub(super) fn failed(&mut self, fault: &Fault) {
         tracing::debug!(what = self.what.as_str(), %fault, "an answer was cut off");
+        let door = &self.client.door;
+        door.ledger.note(door.clock.now(), self.what.as_str(), fault);
         self.fault = Some(fault.label());
         self.ended = true;
     }

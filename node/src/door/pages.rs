@@ -3,13 +3,18 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use futures_util::future::BoxFuture;
-use http::header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, X_CONTENT_TYPE_OPTIONS};
+use futures_util::stream::BoxStream;
+use http::header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, REFERRER_POLICY, X_CONTENT_TYPE_OPTIONS};
 use http::{HeaderValue, Method, Response, StatusCode};
 
-use super::page;
+use super::events::Events;
+use super::page::{self, View};
 use crate::fault::Fault;
+use crate::ledger::history::{Series, Span, Sums};
 use crate::ledger::status::{Drain, Health, Lookup, Status, Verify};
+use crate::os::clock::Timestamp;
 use crate::repos::metalink::Root;
 
 /// What the pages ask of the node.
@@ -17,6 +22,15 @@ pub trait Operations: Send + Sync {
     fn status(&self) -> Status;
     fn health(&self) -> Health;
     fn metrics(&self) -> String;
+    fn now(&self) -> Timestamp;
+    /// Rates of traffic up to now.
+    fn series(&self, span: Span) -> Series;
+    /// The end of the last hour's rates.
+    fn recent(&self) -> Series;
+    /// Traffic by the hour, the latest first.
+    fn hours(&self) -> Vec<(Timestamp, Sums)>;
+    /// Who is told what happens.
+    fn events(&self) -> &Events;
     /// The live nodes at the addresses at which they serve clients, the least loaded first; `None` is this one. Of nodes about
     /// equally loaded each `client`, any number that tells clients apart, gets others first.
     fn nodes(&self, client: u64) -> Vec<Option<SocketAddr>>;
@@ -37,15 +51,34 @@ pub trait Operations: Send + Sync {
     fn end_drain(&self);
 }
 
-/// Answers a page. `trusted` is the control socket: only there things can be changed.
-pub async fn answer(operations: &dyn Operations, method: &Method, path: &str, trusted: bool) -> Response<String> {
+/// Who asks for a page.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reader<'a> {
+    /// At the control socket: only there things can be changed.
+    Operator,
+    /// A client, who has reached this node as this `HOST:PORT`.
+    Client(&'a str),
+}
+
+/// Answers a page.
+pub async fn answer(operations: &dyn Operations, method: &Method, path: &str, reader: Reader<'_>) -> Response<Bytes> {
     let (path, query) = path.split_once('?').unwrap_or((path, ""));
     let reads = method == Method::GET || method == Method::HEAD;
+    let trusted = reader == Reader::Operator;
     match path {
-        "/" | "/-" | "/-/" if reads => {
-            let body = page::render(&operations.status(), &operations.health());
-            text(StatusCode::OK, "text/html; charset=utf-8", body)
+        "/" | "/-" | "/-/" if reads => html(with_view(operations, page::overview)),
+        "/-/clients" if reads => {
+            let status = operations.status();
+            let address = match reader {
+                Reader::Operator => &status.node.address,
+                Reader::Client(address) => address,
+            };
+            html(page::clients(&status, address))
         }
+        "/-/api/history" if reads => match query.strip_prefix("span=").and_then(Span::named) {
+            Some(span) => json(&operations.series(span)),
+            None => text(StatusCode::BAD_REQUEST, "text/plain", "ask for span=hour, days or month\n"),
+        },
         "/-/api/status" if reads => json(&operations.status()),
         "/-/api/health" if reads => json(&operations.health()),
         "/-/metrics" if reads => text(StatusCode::OK, "text/plain; version=0.0.4", operations.metrics()),
@@ -58,19 +91,45 @@ pub async fn answer(operations: &dyn Operations, method: &Method, path: &str, tr
         "/-/api/verify" if method == Method::POST && trusted => json(&operations.begin_verify()),
         "/-/api/verify" if reads && trusted => match operations.verify() {
             Some(verify) => json(&verify),
-            None => text(StatusCode::NOT_FOUND, "text/plain", "nothing is being verified\n".into()),
+            None => text(StatusCode::NOT_FOUND, "text/plain", "nothing is being verified\n"),
         },
         "/-/api/drain" if method == Method::POST && trusted => json(&operations.begin_drain()),
         "/-/api/drain" if method == Method::DELETE && trusted => json(&operations.end_drain()),
         "/-/api/drain" if reads && trusted => match operations.drain() {
             Some(drain) => json(&drain),
-            None => text(StatusCode::NOT_FOUND, "text/plain", "the node is not leaving\n".into()),
+            None => text(StatusCode::NOT_FOUND, "text/plain", "the node is not leaving\n"),
         },
-        "/" | "/-" | "/-/" | "/-/api/status" | "/-/api/health" | "/-/metrics" | "/-/health" => {
-            text(StatusCode::METHOD_NOT_ALLOWED, "text/plain", "these pages can only be read\n".into())
-        }
-        _ => text(StatusCode::NOT_FOUND, "text/plain", "there is no such page; see /-/\n".into()),
+        "/" | "/-" | "/-/" | "/-/clients" | "/-/api/status" | "/-/api/history" | "/-/api/health" | "/-/metrics"
+        | "/-/health" => text(StatusCode::METHOD_NOT_ALLOWED, "text/plain", "these pages can only be read\n"),
+        _ => text(StatusCode::NOT_FOUND, "text/plain", "there is no such page; see /-/\n"),
     }
+}
+
+/// The path at which a page listens.
+pub(super) const EVENTS: &str = "/-/api/events";
+
+/// The head and the body of what an open page is told; there is no body when it cannot listen.
+pub(super) fn listen(
+    operations: &dyn Operations,
+    method: &Method,
+) -> (Response<Bytes>, Option<BoxStream<'static, Bytes>>) {
+    if method != Method::GET {
+        return (text(StatusCode::METHOD_NOT_ALLOWED, "text/plain", "events can only be read\n"), None);
+    }
+    match operations.events().listen(|| snapshot(operations)) {
+        Some(events) => (text(StatusCode::OK, "text/event-stream", ""), Some(events)),
+        None => (text(StatusCode::SERVICE_UNAVAILABLE, "text/plain", "too many listen already\n"), None),
+    }
+}
+
+/// What an open page is told of the node as it is now, as JSON.
+pub fn snapshot(operations: &dyn Operations) -> String {
+    with_view(operations, |view| page::event(view, &operations.recent()))
+}
+
+fn with_view(operations: &dyn Operations, show: impl FnOnce(&View<'_>) -> String) -> String {
+    let (status, health, hours) = (operations.status(), operations.health(), operations.hours());
+    show(&View { status: &status, health: &health, hours: &hours, now: operations.now() })
 }
 
 /// For the query of a control request.
@@ -97,35 +156,42 @@ fn decoded(text: &str) -> String {
     String::from_utf8_lossy(&out).into_owned()
 }
 
-fn health(health: &Health) -> Response<String> {
+fn html(body: String) -> Response<Bytes> {
+    text(StatusCode::OK, "text/html; charset=utf-8", body)
+}
+
+fn health(health: &Health) -> Response<Bytes> {
     match health.degraded.as_slice() {
-        [] => text(StatusCode::OK, "text/plain", "ok\n".into()),
+        [] => text(StatusCode::OK, "text/plain", "ok\n"),
         reasons => text(StatusCode::SERVICE_UNAVAILABLE, "text/plain", format!("degraded\n{}\n", reasons.join("\n"))),
     }
 }
 
-fn json_result<T: serde::Serialize>(result: Result<T, Fault>) -> Response<String> {
+fn json_result<T: serde::Serialize>(result: Result<T, Fault>) -> Response<Bytes> {
     match result {
         Ok(value) => json(&value),
         Err(fault) => text(fault.http_status(), "text/plain", format!("{fault}\n")),
     }
 }
 
-fn json<T: serde::Serialize>(value: &T) -> Response<String> {
+fn json<T: serde::Serialize>(value: &T) -> Response<Bytes> {
     match serde_json::to_string(value) {
         Ok(body) => text(StatusCode::OK, "application/json", body),
         Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, "text/plain", error.to_string()),
     }
 }
 
-pub(super) fn text(status: StatusCode, kind: &'static str, body: String) -> Response<String> {
-    let mut response = Response::new(body);
+/// A text of the node itself. As a page it may load and run only what this node has, and be part of no other page.
+pub(super) fn text(status: StatusCode, kind: &'static str, body: impl Into<Bytes>) -> Response<Bytes> {
+    let mut response = Response::new(body.into());
     *response.status_mut() = status;
     let fields = response.headers_mut();
     fields.insert(CONTENT_TYPE, HeaderValue::from_static(kind));
     fields.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     fields.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
-    let policy = "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'";
+    fields.insert(REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
+    let policy = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; \
+                  base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
     fields.insert(CONTENT_SECURITY_POLICY, HeaderValue::from_static(policy));
     response
 }
@@ -133,6 +199,7 @@ pub(super) fn text(status: StatusCode, kind: &'static str, body: String) -> Resp
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ledger::history::History;
     use std::sync::atomic::{AtomicU64, Ordering};
 
     #[test]
@@ -149,6 +216,8 @@ mod tests {
     struct Fake {
         health: Health,
         changes: AtomicU64,
+        history: History,
+        events: Events,
     }
 
     impl Operations for Fake {
@@ -160,6 +229,21 @@ mod tests {
         }
         fn metrics(&self) -> String {
             "imirror_flights 1\n".into()
+        }
+        fn now(&self) -> Timestamp {
+            Timestamp(1_793_526_185_007)
+        }
+        fn series(&self, span: Span) -> Series {
+            self.history.series(span, self.now())
+        }
+        fn recent(&self) -> Series {
+            self.history.recent(Span::Hour, self.now())
+        }
+        fn hours(&self) -> Vec<(Timestamp, Sums)> {
+            self.history.hours(self.now(), 24)
+        }
+        fn events(&self) -> &Events {
+            &self.events
         }
         fn nodes(&self, _: u64) -> Vec<Option<SocketAddr>> {
             vec![None]
@@ -195,9 +279,10 @@ mod tests {
 
     async fn asked(node: &Fake, method: &str, path: &str, trusted: bool) -> (u16, String) {
         let method = Method::from_bytes(method.as_bytes()).unwrap();
-        let answer = answer(node, &method, path, trusted).await;
+        let reader = if trusted { Reader::Operator } else { Reader::Client("lab1.example.org:3142") };
+        let answer = answer(node, &method, path, reader).await;
         assert!(answer.headers()[CONTENT_SECURITY_POLICY].to_str().unwrap().starts_with("default-src 'none'"));
-        (answer.status().as_u16(), answer.into_body())
+        (answer.status().as_u16(), String::from_utf8(answer.into_body().to_vec()).unwrap())
     }
 
     #[tokio::test]
@@ -206,6 +291,8 @@ mod tests {
         for (path, start) in [
             ("/-/", "<!doctype html>"),
             ("/", "<!doctype html>"),
+            ("/-/clients", "<!doctype html>"),
+            ("/-/api/history?span=hour", "{\"start\":"),
             ("/-/api/status", "{\"node\":{\"name\":\"lab1\""),
             ("/-/api/health", "{\"degraded\":[]"),
             ("/-/metrics", "imirror_flights 1"),
@@ -213,7 +300,7 @@ mod tests {
         ] {
             let (status, body) = asked(&node, "GET", path, false).await;
             assert!(status == 200 && body.starts_with(start), "{path}: {status} {body}");
-            assert_eq!(asked(&node, "POST", path.trim_end_matches("?x"), false).await.0, 405, "{path}");
+            assert_eq!(asked(&node, "POST", path, false).await.0, 405, "{path}");
         }
         for (method, path) in [
             ("POST", "/-/api/purge?x"),

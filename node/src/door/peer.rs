@@ -185,7 +185,7 @@ impl PeerDoor {
                 let piece = match blob.bytes(at..end.min(at + PIECE)).await {
                     Ok(piece) => piece,
                     Err(fault) => {
-                        self.0.ledger.failed(&fault);
+                        self.0.ledger.failed(self.0.clock.now(), entry.url.as_str(), &fault);
                         self.0.flights.drop_damaged(entry, &fault);
                         return Ok(Ended::BrokenOff);
                     }

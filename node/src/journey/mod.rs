@@ -189,7 +189,7 @@ impl Journey {
     }
 
     fn refuse(&self, fault: &Fault, what: &Url) -> Reply {
-        self.0.ledger.failed(fault);
+        self.0.ledger.failed(self.0.clock.now(), what.as_str(), fault);
         Reply::fault(fault, what.as_str(), &self.0.options.name)
     }
 

@@ -4,6 +4,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use futures_util::stream::BoxStream;
 use http::header::{ACCEPT_RANGES, AGE, CONTENT_LENGTH, CONTENT_TYPE, DATE, HeaderName, VIA};
 use http::{HeaderMap, HeaderValue, StatusCode};
 
@@ -34,6 +35,8 @@ pub enum Content {
     Stored(Stored, Segments),
     Flying(Box<Reader>, Segments),
     Passed(Box<AnswerBody>),
+    /// Texts of the node itself, as they come.
+    Live(BoxStream<'static, Bytes>),
 }
 
 /// A stored object that is being sent.

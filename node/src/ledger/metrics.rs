@@ -6,6 +6,7 @@ use super::Ledger;
 use super::counters::Amount;
 use super::outcome::{Outcome, Subject};
 use super::status::{Health, Status};
+use crate::os::process;
 
 /// What is counted between the nodes of the site, since the start.
 #[derive(Debug, Clone, Copy, Default)]
@@ -24,6 +25,7 @@ pub fn render(ledger: &Ledger, status: &Status, health: &Health, site: SiteCount
     requests(&mut page, ledger);
     bytes(&mut page, ledger);
     events(&mut page, ledger);
+    resources(&mut page);
     page.0
 }
 
@@ -41,6 +43,8 @@ fn info(page: &mut Page, status: &Status, health: &Health) {
     page.sample(&[], status.cache.limit_bytes);
     page.family("imirror_flights", "gauge", "Downloads in progress.");
     page.sample(&[], status.flights.len());
+    page.family("imirror_flight_readers", "gauge", "Clients and peers that read a download in progress.");
+    page.sample(&[], status.flights.iter().map(|flight| flight.readers).sum::<u64>());
     page.family("imirror_site_nodes", "gauge", "Nodes of the site that are alive.");
     page.sample(&[], status.site.nodes.iter().filter(|n| n.state == "alive").count());
     page.family("imirror_degraded", "gauge", "Reasons why the node does less than it should.");
@@ -119,6 +123,19 @@ fn events(page: &mut Page, ledger: &Ledger) {
     page.sample(&[], ledger.access_log().map_or(0, |log| log.dropped()));
 }
 
+/// By the names that every exporter has for them.
+fn resources(page: &mut Page) {
+    let usage = process::usage();
+    page.family("process_cpu_seconds_total", "counter", "Processor time of all threads.");
+    page.sample(&[], usage.cpu_seconds);
+    page.family("process_resident_memory_bytes", "gauge", "Memory in use, mapped files included.");
+    page.sample(&[], usage.resident_bytes);
+    page.family("process_open_fds", "gauge", "Open files and connections.");
+    page.sample(&[], usage.open_files);
+    page.family("process_max_fds", "gauge", "Files and connections that may be open.");
+    page.sample(&[], usage.open_files_max);
+}
+
 /// Text that grows by families and samples. A family's name stands before its samples.
 struct Page(String);
 
@@ -155,7 +172,7 @@ mod tests {
         let ledger = Ledger::new(None);
         ledger.sent(Subject::Package, Origin::Memory, 7);
         ledger.received_from_upstream(9);
-        ledger.failed(&crate::fault::Fault::bad_request("x"));
+        ledger.failed(crate::os::clock::Timestamp(0), "/x", &crate::fault::Fault::bad_request("x"));
         let mut status = Status::example();
         status.node.name = "a\"b".into();
         let page = render(&ledger, &status, &Health::default(), SiteCounts::default());

@@ -4,9 +4,11 @@
 pub mod access_log;
 mod counters;
 mod format;
+pub mod history;
 pub mod metrics;
 pub mod outcome;
 pub mod status;
+mod trouble;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -20,6 +22,8 @@ pub use status::{Status, Traffic};
 use crate::fault::Fault;
 use crate::os::clock::Timestamp;
 use counters::{Amount, Counters};
+use status::Failure;
+use trouble::Troubles;
 
 /// A request that is over: what the access log says of it.
 #[derive(Debug, Clone)]
@@ -62,6 +66,7 @@ pub enum Origin {
 pub struct Ledger {
     counters: Counters,
     faults: Mutex<BTreeMap<&'static str, u64>>,
+    troubles: Troubles,
     access_log: Option<AccessLog>,
 }
 
@@ -124,9 +129,21 @@ impl Ledger {
         self.counters.add(Amount::BytesEvicted, bytes);
     }
 
-    /// A fault that ended no request (a background refresh, a peer); those that did come with their record.
-    pub fn failed(&self, fault: &Fault) {
+    /// A fault that ended no answer (a refused request, a background refresh, a peer); those that did come with their
+    /// record. `what` was asked for.
+    pub fn failed(&self, now: Timestamp, what: &str, fault: &Fault) {
         *self.faults().entry(fault.label()).or_default() += 1;
+        self.note(now, what, fault);
+    }
+
+    /// For people: a fault of which the count comes with its record.
+    pub fn note(&self, now: Timestamp, what: &str, fault: &Fault) {
+        self.troubles.note(now, what, fault);
+    }
+
+    /// What failed of late, the latest first.
+    pub fn failures(&self) -> Vec<Failure> {
+        self.troubles.latest()
     }
 
     /// The sums for `status`.
@@ -227,7 +244,7 @@ mod tests {
         let ledger = Ledger::new(None);
         let failed = Record { fault: Some("refused"), ..record(Outcome::Error, Subject::Other) };
         ledger.record(&failed);
-        ledger.failed(&Fault::bad_request("x"));
+        ledger.failed(Timestamp(0), "/x", &Fault::bad_request("x"));
         ledger.record(&failed);
         let faults: Vec<_> = ledger.faults().clone().into_iter().collect();
         assert_eq!(faults, [("bad-request", 1), ("refused", 2)]);

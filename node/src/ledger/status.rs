@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::history::Sums;
 use crate::os::clock::Timestamp;
 
 /// Everything worth knowing about a running node.
@@ -15,6 +16,9 @@ pub struct Status {
     pub popular: Vec<Popular>,
     pub repos: Vec<Repo>,
     pub helper: Helper,
+    pub history: Kept,
+    /// The latest first.
+    pub errors: Vec<Failure>,
 }
 
 #[cfg(test)]
@@ -80,6 +84,22 @@ impl Status {
                 }],
             }],
             helper: Helper::default(),
+            history: Kept {
+                today: Sums {
+                    bytes_to_clients: 3 << 30,
+                    bytes_from_upstream: 1 << 30,
+                    upstream_busy_ms: 600_000,
+                    ..Sums::default()
+                },
+                total: Sums {
+                    hits: 9,
+                    misses: 1,
+                    bytes_to_clients: 90 << 30,
+                    bytes_from_upstream: 30 << 30,
+                    ..Sums::default()
+                },
+            },
+            errors: vec![],
         }
     }
 }
@@ -166,6 +186,9 @@ pub struct Popular {
     pub name: String,
     /// Decayed count of requests.
     pub demand: f64,
+    /// Nodes of the site that have it.
+    #[serde(default)]
+    pub copies: u64,
 }
 
 /// A repository: one that is configured, or one whose metadata has passed through.
@@ -196,9 +219,37 @@ pub struct Root {
     pub earlier: u64,
 }
 
+/// What the helper has to do and has done.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Helper {
     pub enabled: bool,
+    /// Packages it wants to have, and those of them that the site has.
+    #[serde(default)]
+    pub wanted: u64,
+    #[serde(default)]
+    pub present: u64,
+}
+
+/// What went through the node; kept over restarts.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Kept {
+    /// Since midnight, local time.
+    pub today: Sums,
+    /// Since the node first ran.
+    pub total: Sums,
+}
+
+/// Something that failed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Failure {
+    /// When it was last seen.
+    #[serde(with = "rfc3339")]
+    pub at: Timestamp,
+    /// What was asked for.
+    pub what: String,
+    pub why: String,
+    /// How often it was seen, as far back as it is remembered.
+    pub times: u64,
 }
 
 /// What does not work as it should. Degraded nodes go on serving.
@@ -303,7 +354,10 @@ mod tests {
             names.sort();
             names
         };
-        assert_eq!(names(&json), ["cache", "flights", "helper", "node", "popular", "repos", "site", "traffic"]);
+        assert_eq!(
+            names(&json),
+            ["cache", "errors", "flights", "helper", "history", "node", "popular", "repos", "site", "traffic"]
+        );
         assert_eq!(names(&json["node"]), ["address", "id", "name", "started", "version"]);
         assert_eq!(names(&json["site"]), ["id", "nodes"]);
         assert_eq!(names(&json["site"]["nodes"][0]), ["address", "bytes", "id", "load", "name", "objects", "state"]);

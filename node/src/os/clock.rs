@@ -22,6 +22,19 @@ impl Timestamp {
         Self(self.0.saturating_sub(u64::try_from(by.as_millis()).unwrap_or(u64::MAX)))
     }
 
+    /// When this day began, where this machine is.
+    pub fn midnight(self) -> Self {
+        let zoned = jiff::Timestamp::from_millisecond(i64::try_from(self.0).unwrap_or(0)).unwrap_or_default();
+        let start = zoned.to_zoned(jiff::tz::TimeZone::system()).start_of_day();
+        start.map_or(self, |start| Self(u64::try_from(start.timestamp().as_millisecond()).unwrap_or(0)))
+    }
+
+    /// To the minute, as the clocks of this place show it: `2026-11-01 09:43`.
+    pub fn local_minute(self) -> String {
+        let zoned = jiff::Timestamp::from_millisecond(i64::try_from(self.0).unwrap_or(0)).unwrap_or_default();
+        zoned.to_zoned(jiff::tz::TimeZone::system()).strftime("%Y-%m-%d %H:%M").to_string()
+    }
+
     /// Whole seconds since 1970-01-01 UTC.
     pub fn unix_seconds(self) -> u64 {
         self.0 / 1000

@@ -6,6 +6,7 @@ pub mod entropy;
 pub mod load;
 pub mod mapping;
 pub mod net;
+pub mod process;
 pub mod rate;
 pub mod sendfile;
 pub mod tasks;

@@ -6,6 +6,7 @@ mod render;
 
 use std::net::{IpAddr, SocketAddr};
 
+use bytes::Bytes;
 use http::uri::Uri;
 use http::{HeaderMap, Method, Response, StatusCode};
 
@@ -58,9 +59,9 @@ pub(super) async fn answer(
     asker: &Asker<'_>,
     operations: &dyn Operations,
     repos: &Configured,
-) -> Result<Response<String>, Fault> {
+) -> Result<Response<Bytes>, Fault> {
     if method != Method::GET && method != Method::HEAD {
-        return Ok(text(StatusCode::METHOD_NOT_ALLOWED, "text/plain", "lists can only be read\n".into()));
+        return Ok(text(StatusCode::METHOD_NOT_ALLOWED, "text/plain", "lists can only be read\n"));
     }
     let nodes = operations.nodes(asker.number());
     let nodes = render::suited(&nodes, &asker.own_name(), asker.address);
@@ -98,7 +99,7 @@ impl Asker<'_> {
 
     /// This node as the client has reached it: what it wrote as the host, which has been checked to be this node's, or else
     /// where its connection ends.
-    fn own_name(&self) -> String {
+    pub(super) fn own_name(&self) -> String {
         let url = self.host.and_then(|host| Url::from_parts(false, host, "/").ok());
         match (url, self.local) {
             (Some(url), _) if url.host().contains(':') => format!("[{}]:{}", url.host(), url.port()),

@@ -1,8 +1,8 @@
-//! What to write on a client of each family (CLIENTS.md).
+//! What to write on a client of each family (CLIENTS.md): for `imirror client-config` and the page.
 
 /// A family of package managers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-pub(super) enum Family {
+pub enum Family {
     Dnf,
     Apt,
     Zypper,
@@ -10,8 +10,24 @@ pub(super) enum Family {
     Apk,
 }
 
+impl Family {
+    /// All of them.
+    pub const ALL: [Self; 5] = [Self::Dnf, Self::Apt, Self::Zypper, Self::Pacman, Self::Apk];
+
+    /// The package manager, and where it is at home.
+    pub fn title(self) -> &'static str {
+        match self {
+            Self::Dnf => "dnf: Fedora, RHEL and their kin",
+            Self::Apt => "apt: Debian, Ubuntu",
+            Self::Zypper => "zypper: openSUSE, SLE",
+            Self::Pacman => "pacman: Arch",
+            Self::Apk => "apk: Alpine",
+        }
+    }
+}
+
 /// Lines to copy, with where they belong.
-pub(super) fn recipe(family: Family, node: &str) -> String {
+pub fn recipe(family: Family, node: &str) -> String {
     match family {
         Family::Dnf => format!(
             "# /etc/dnf/dnf.conf, section [main]\nproxy=http://{node}\n# Behind a proxy it would measure the proxy:\nfastestmirror=0\n\
