@@ -61,8 +61,12 @@ fn rust(folder: &str) -> BTreeMap<PathBuf, String> {
 /// The lines of a file that are no comments and no tests, with their numbers.
 fn code<'a>(path: &Path, text: &'a str) -> impl Iterator<Item = (usize, &'a str)> {
     let only_tests = path.file_name().unwrap() == "tests.rs";
-    // Tests are the last of a file.
-    let code = text.split("#[cfg(test)]\nmod tests {").next().filter(|_| !only_tests).unwrap_or_default();
+    // Tests are the last of a file; others may use what they make up.
+    let are_tests = |rest: &str| rest.lines().next().is_some_and(|line| line.ends_with("mod tests {"));
+    let mark = "#[cfg(test)]\n";
+    let end =
+        text.match_indices(mark).find(|(at, _)| are_tests(&text[at + mark.len()..])).map_or(text.len(), |(at, _)| at);
+    let code = if only_tests { "" } else { &text[..end] };
     let numbered = code.lines().enumerate().map(|(i, line)| (i + 1, line));
     numbered.filter(|(_, line)| !line.trim_start().starts_with("//"))
 }
