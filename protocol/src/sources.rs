@@ -3,7 +3,7 @@
 //! One peer is asked first. Another is asked for the second half of what is left while the first would take long; for the same bytes
 //! when it falls silent or crawls to its end; and for the rest when it fails. Whoever has done its part takes half of another's. Bytes
 //! are asked for twice only from a peer that seems to have stalled, and of two that send the same one is called off as soon as it is
-//! clear which is alive.
+//! clear which is alive. Nobody sends for long what has come from elsewhere: it is called off and asked for what follows.
 //!
 //! The driver calls [`Sources::poll`] until it says nothing more: after each event, and at [`Sources::deadline`].
 
@@ -21,6 +21,8 @@ use crate::transfer::GROUP;
 pub const REQUESTS_MAX: usize = 4;
 /// A request that will take longer than this is slow: another peer helps.
 const SLOW: Duration = Duration::from_secs(1);
+/// A peer that would send more than this of what is not missing is asked anew: it costs a turn there and back, and what is under way.
+const SKIPPED: u64 = 4 * GROUP;
 /// How fast a peer sends is measured over so long.
 const WINDOW: Duration = Duration::from_millis(250);
 
@@ -111,6 +113,11 @@ impl Sources {
         self.end(|each| each.id != request && overlap(&each.left, &left) && (each.id < request || !is_slow));
     }
 
+    /// These bytes have come from elsewhere, or are about to: no peer is asked for them.
+    pub fn elsewhere(&mut self, bytes: &Range<u64>) {
+        subtract(&mut self.missing, bytes);
+    }
+
     /// A peer is of no more use for this object: it broke off, sent wrong bytes or was silent for too long.
     pub fn failed(&mut self, request: RequestId) {
         self.requests.retain(|each| each.id != request);
@@ -154,10 +161,13 @@ impl Sources {
         sending.map(|request| silent(request).min(request.measured_at + WINDOW)).min()
     }
 
-    /// Those that have brought everything, or have nothing more to bring that is missing.
+    /// Those that have brought everything, or have nothing more to bring that is missing, or not soon.
     fn end_what_is_done(&mut self) {
         let missing = core::mem::take(&mut self.missing);
-        self.end(|each| !missing.iter().any(|range| overlap(range, &each.left)));
+        let is_next = |range: &Range<u64>, left: &Range<u64>| {
+            overlap(range, left) && range.start.saturating_sub(left.start) <= SKIPPED
+        };
+        self.end(|each| !missing.iter().any(|range| is_next(range, &each.left)));
         self.missing = missing;
     }
 

@@ -151,6 +151,11 @@ impl PeerSource {
         &self.name
     }
 
+    /// Does it send all of these bytes, and them next?
+    pub fn will_send(&self, bytes: &Range<u64>) -> bool {
+        self.at == bytes.start && bytes.end <= self.end
+    }
+
     /// From now on it keeps to a limit, together with all that keep to the same.
     pub fn limit(&mut self, limiter: Arc<Limiter>) {
         self.limiter = Some(limiter);

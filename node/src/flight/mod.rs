@@ -7,6 +7,7 @@ mod here;
 mod pump;
 mod reader;
 mod resume;
+mod several;
 mod source;
 
 use std::collections::BTreeMap;

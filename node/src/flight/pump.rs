@@ -14,6 +14,7 @@ use http::{HeaderMap, Method};
 use tokio::sync::oneshot;
 
 use super::resume::{self, Version};
+use super::several::Several;
 use super::source::Source;
 use super::{Begun, Departure, Flight, Flights, LONELY_MAX, Phase, SIDE_REQUESTS_MAX};
 use crate::classify::Url;
@@ -136,7 +137,13 @@ async fn receive(
 ) -> Result<u64, Fault> {
     loop {
         let had = flight.growing.present_bytes();
-        let ended = transfer.run(flights, flight, hasher).await;
+        let ended = match transfer.source {
+            // A known object: parts of it may come from others.
+            Source::Peer(peer) if peer.list().is_some() => {
+                Several::new(flights, flight, *peer).run(hasher).await.map(|()| None)
+            }
+            _ => transfer.run(flights, flight, hasher).await,
+        };
         if flight.growing.present_bytes() > had {
             *attempts = Attempts { source: attempts.source, ..Attempts::default() };
         }
@@ -205,7 +212,7 @@ struct Transfer {
 impl Transfer {
     /// Receives and writes what is missing. Returns the total when the end of a body of unknown length is reached, nothing
     /// when the gap is filled or bytes of another transfer are met.
-    async fn run(&mut self, flights: &Flights, flight: &Flight, hasher: &Hasher) -> Result<Option<u64>, Fault> {
+    async fn run(mut self, flights: &Flights, flight: &Flight, hasher: &Hasher) -> Result<Option<u64>, Fault> {
         let host = self.source.host();
         flight.set_source(self.source.via());
         let total = flight.growing.total();
@@ -379,6 +386,34 @@ impl Flight {
         (start < end).then_some(start..end)
     }
 
+    /// All that is missing and that no side request is fetching, of a content of known length.
+    pub(super) fn free_gaps(&self) -> Vec<Range<u64>> {
+        let (mut gaps, mut at) = (Vec::new(), 0);
+        let total = self.growing.total().unwrap_or(0);
+        while let Some(gap) = self.growing.missing(at..total) {
+            match self.free_part(gap.clone()) {
+                Some(free) => {
+                    at = free.end;
+                    gaps.push(free);
+                }
+                None => at = gap.end,
+            }
+        }
+        gaps
+    }
+
+    /// Writes what is not there already. For bytes that have been checked: whoever else writes there writes the same.
+    pub(super) fn write_missing(&self, from: u64, bytes: &[u8]) -> Result<(), Fault> {
+        let end = from + bytes.len() as u64;
+        while let Some(gap) = self.growing.missing(from..end) {
+            // Both are offsets into a buffer in memory.
+            let part = |offset: u64| usize::try_from(offset - from).unwrap_or(bytes.len());
+            self.growing.write_at(gap.start, &bytes[part(gap.start)..part(gap.end)])?;
+        }
+        self.news.notify_waiters();
+        Ok(())
+    }
+
     /// How many bytes may be written at this offset before those of another transfer begin.
     fn room_at(&self, at: u64) -> u64 {
         let Some(total) = self.growing.total() else { return u64::MAX };
@@ -394,7 +429,7 @@ impl Flight {
     }
 
     /// Nobody reads and it is not worth going on: waits for a reader, for a while.
-    async fn wait_for_a_reader(&self) -> Result<(), Fault> {
+    pub(super) async fn wait_for_a_reader(&self) -> Result<(), Fault> {
         let somebody = async {
             while !self.worth_finishing() {
                 let news = self.news();
@@ -418,7 +453,7 @@ impl Flight {
         self.source.lock().unwrap_or_else(std::sync::PoisonError::into_inner).to_string()
     }
 
-    fn set_source(&self, source: String) {
+    pub(super) fn set_source(&self, source: String) {
         *self.source.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = source.into();
     }
 }
@@ -495,7 +530,7 @@ async fn write_aside(flights: &Flights, flight: &Flight, mut source: Source, gap
 }
 
 /// Hashes behind the writer. Small contents are hashed at the end, where a thread would cost more than the hash.
-struct Hasher {
+pub(super) struct Hasher {
     growing: Arc<Growing>,
     behind: Option<Behind>,
 }
@@ -520,7 +555,7 @@ impl Hasher {
         Self { growing, behind }
     }
 
-    fn wake(&self) {
+    pub(super) fn wake(&self) {
         if let Some((wake, _)) = &self.behind {
             // Full: it has been woken already.
             let _ = wake.try_send(());

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{ETAG, LAST_MODIFIED};
-use imirror_protocol::NodeId;
+use imirror_protocol::{NodeId, Source as Holder};
 
 use super::{Flight, Flights};
 use crate::cluster::site::{Claimed, Grant};
@@ -19,7 +19,7 @@ use crate::store::{GroupList, ObjectId};
 use crate::upstream::Answer;
 
 /// A peer whose first words are waited for longer than this does not answer.
-const FIRST_BYTE: Duration = Duration::from_millis(500);
+pub(super) const FIRST_BYTE: Duration = Duration::from_millis(500);
 
 /// Peers to which the site sends a download in turn.
 const FOLLOWED_MAX: usize = 4;
@@ -220,6 +220,33 @@ impl Flight {
                 (digest || same(ETAG) || same(LAST_MODIFIED)) && self.growing.total() == told.total
             }
         }
+    }
+
+    /// Who has all of it: the peer that sends it already, and whom else to ask, best first.
+    pub(super) fn holders(&self, flights: &Flights, first: NodeId) -> Vec<Holder> {
+        let mut holders = flights.0.site.plan(&self.key()).sources;
+        let known = holders.iter().find(|holder| holder.peer == first).copied();
+        let first = known.unwrap_or(Holder { peer: first, hedge_after: FIRST_BYTE / 2 });
+        // A copy is in nobody's hurry.
+        holders.retain(|holder| holder.peer != first.peer && !self.is_copy);
+        let mut ties = self.ties();
+        ties.peers.remove(&first.peer);
+        holders.retain(|holder| !ties.peers.contains(&holder.peer));
+        holders.truncate(PEERS_MAX.saturating_sub(ties.peers.len() + 1));
+        holders.insert(0, first);
+        holders
+    }
+
+    /// A peer is about to be asked for a part; what its answer has to be about.
+    pub(super) fn use_peer(&self, peer: NodeId) -> Known {
+        let mut ties = self.ties();
+        ties.last = Some(peer);
+        ties.known()
+    }
+
+    /// A peer is not asked again for this download.
+    pub(super) fn came_in_vain(&self, peer: NodeId) {
+        self.ties().peers.insert(peer);
     }
 
     /// A part far ahead, from the peer that the download comes from. `Err`: it does not come from a peer.

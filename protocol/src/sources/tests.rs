@@ -120,6 +120,23 @@ fn parts_are_asked_for_one_after_the_other() {
     assert!(Sources::new([], sources(1)).missing().is_empty());
 }
 
+#[test]
+fn what_comes_from_elsewhere_is_left_out() {
+    let mut machine = Sources::new(Some(0..100 * GROUP), sources(1));
+    assert_eq!(all(&mut machine, at(0)), [ask(0, 0, 0..100 * GROUP)]);
+    machine.elsewhere(&(10 * GROUP..50 * GROUP));
+    machine.elsewhere(&(51 * GROUP..53 * GROUP));
+    assert_eq!(all(&mut machine, at(1)), [], "that is far ahead");
+    machine.arrived(at(2), RequestId(0), 0..10 * GROUP);
+    let anew = [Action::CallOff(RequestId(0)), ask(1, 0, 50 * GROUP..51 * GROUP)];
+    assert_eq!(all(&mut machine, at(2)), anew);
+    machine.arrived(at(3), RequestId(1), 50 * GROUP..51 * GROUP);
+    assert_eq!(all(&mut machine, at(3)), [ask(2, 0, 53 * GROUP..100 * GROUP)]);
+    machine.elsewhere(&(0..100 * GROUP));
+    assert_eq!(all(&mut machine, at(4)), [Action::CallOff(RequestId(2))]);
+    assert!(machine.missing().is_empty() && !machine.is_exhausted());
+}
+
 /// How a peer behaves whenever it is asked.
 #[derive(Clone, Debug)]
 struct Conduct {
