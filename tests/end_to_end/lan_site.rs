@@ -11,11 +11,11 @@ use imirror_tests::netns::Lan;
 use imirror_tests::node::Node;
 use imirror_tests::origin::{Origin, Page};
 
-const TOKEN: &str = "im1or3wk3tupeqhgzldojsxiidcpf2gk4zb33e5pn72";
-const RPM: &str = "/Packages/a-1-1.x86_64.rpm";
-const NAMES: [&str; 5] = ["lab1", "lab2", "lab3", "lab4", "lab5"];
+pub(crate) const TOKEN: &str = "im1or3wk3tupeqhgzldojsxiidcpf2gk4zb33e5pn72";
+pub(crate) const RPM: &str = "/Packages/a-1-1.x86_64.rpm";
+pub(crate) const NAMES: [&str; 5] = ["lab1", "lab2", "lab3", "lab4", "lab5"];
 
-fn start(lan: &Lan, place: usize, token: &str, more: &str) -> Node {
+pub(crate) fn start(lan: &Lan, place: usize, token: &str, more: &str) -> Node {
     let mut node = Node::on(lan.host(place), NAMES[place], more).with_variable("IMIRROR_SITE_TOKEN", token);
     node.run();
     node
@@ -28,19 +28,19 @@ fn site(lan: &Lan, nodes: usize) -> Vec<Node> {
     site
 }
 
-fn alive(node: &Node) -> usize {
+pub(crate) fn alive(node: &Node) -> usize {
     let status = node.status();
     let nodes = status["site"]["nodes"].as_array().unwrap();
     nodes.iter().filter(|node| node["state"] == "alive").count()
 }
 
-fn knows(node: &Node, holder: &str, objects: u64) -> bool {
+pub(crate) fn knows(node: &Node, holder: &str, objects: u64) -> bool {
     let status = node.status();
     let nodes = status["site"]["nodes"].as_array().unwrap();
     nodes.iter().any(|node| node["name"] == holder && node["objects"] == objects)
 }
 
-fn origin(lan: &Lan) -> Origin {
+pub(crate) fn origin(lan: &Lan) -> Origin {
     Origin::start_on(lan.uplink().listen())
 }
 

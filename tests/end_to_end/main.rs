@@ -20,6 +20,7 @@ mod monitoring;
 mod operations;
 mod page;
 mod repositories;
+mod several_sources;
 mod shared_cache;
 mod site;
 mod store;

@@ -153,12 +153,20 @@ impl Lan {
         self.shell("nft flush set bridge lan apart", &[]);
     }
 
-    /// Runs shell where the bridge is and the hosts have names: `h1` with `eth0`, whose other end is `p1`, and so on.
-    pub fn shell(&self, lines: &str, arguments: &[&str]) {
+    /// Bytes that have come over this host's cable from it, those of all heads among them.
+    pub fn sent_by(&self, i: usize) -> u64 {
+        let shown = self.shell("ip -json -stats link show dev \"p$1\"", &[&number(i)]);
+        let shown: serde_json::Value = serde_json::from_str(&shown).unwrap();
+        shown[0]["stats64"]["rx"]["bytes"].as_u64().unwrap()
+    }
+
+    /// Runs shell where the bridge is and the hosts have names: `h1` with `eth0`, whose other end is `p1`, and so on. What it said.
+    pub fn shell(&self, lines: &str, arguments: &[&str]) -> String {
         let mut command = Command::new("nsenter");
         command.args(["--net", "--mount", "--target", &self.holder.id().to_string(), "--", "sh", "-ec", lines, "sh"]);
         let ran = command.args(arguments).output().unwrap();
         assert!(ran.status.success(), "{lines} {arguments:?}: {}", String::from_utf8_lossy(&ran.stderr));
+        String::from_utf8(ran.stdout).unwrap()
     }
 }
 
