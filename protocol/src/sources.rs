@@ -99,6 +99,19 @@ impl Sources {
         !self.missing.is_empty() && self.requests.is_empty() && self.idle.is_empty()
     }
 
+    /// One that sends is slow, and nobody is left who could help it.
+    pub fn is_short_of_peers(&self) -> bool {
+        self.idle.is_empty() && self.requests.len() < REQUESTS_MAX && self.requests.iter().any(Request::is_slow)
+    }
+
+    /// A peer has it, too: it is asked when all others are busy. One that is known already stays where it is.
+    pub fn also(&mut self, source: Source) {
+        let mut known = self.idle.iter().chain(self.requests.iter().map(|request| &request.source));
+        if known.all(|known| known.peer != source.peer) {
+            self.idle.push_back(source);
+        }
+    }
+
     /// Bytes have come, and are right.
     pub fn arrived(&mut self, now: Instant, request: RequestId, bytes: Range<u64>) {
         subtract(&mut self.missing, &bytes);

@@ -82,7 +82,9 @@ impl Host for Lies {
     fn serve(&self, peer: NodeId, stream: PeerStream) -> BoxFuture<'static, ()> {
         let (door, left) = (self.door.clone(), Some(self.at));
         Box::pin(async move {
-            door.serve(peer, Lying { stream, left }).await;
+            let mut lying = Lying { stream, left };
+            door.serve(peer, &mut lying).await;
+            lying.stream.sent().await;
         })
     }
 

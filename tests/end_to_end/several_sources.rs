@@ -81,9 +81,9 @@ impl Scene {
         let received = self.asker().status()["traffic"]["bytes_from_peers"].as_u64().unwrap();
         let size = SIZE as u64;
         assert!((size..=size * 105 / 100).contains(&received), "{received} bytes for {size}");
-        // That much and the packets' heads; what was on its way when it was called off counts as well.
+        // That much and the packets' heads; what was on its way from one that failed counts as well.
         let sent: u64 = self.sent().iter().sum();
-        assert!(sent < size * 112 / 100, "{:?} for {size}", self.sent());
+        assert!(sent < size * 115 / 100, "{:?} for {size}", self.sent());
     }
 }
 
@@ -93,7 +93,8 @@ fn r8e_of_two_slow_holders_each_sends_its_half() {
     let client = scene.client();
     scene.goes_well(client);
     let sent = scene.sent();
-    // As fast as one cable would be, the slower one would have brought less.
+    // At the same rate over both cables: in half the time that one of them would take. A twentieth is for the packets' heads.
+    assert!(sent.iter().sum::<u64>() < SIZE as u64 * 110 / 100, "{sent:?}");
     assert!(sent.iter().all(|sent| *sent > SIZE as u64 * 2 / 5), "{sent:?}");
 }
 

@@ -240,6 +240,16 @@ impl PeerStream {
     pub(super) async fn is_request(&mut self) -> bool {
         matches!(timeout(FIRST_BYTE, self.receive.read_u8()).await, Ok(Ok(REQUEST)))
     }
+
+    /// Until the peer has all that was written, or wants no more of it: then the rest, which may be as much as the stream's window, is not
+    /// sent. Nobody else sees to that once the stream has been dropped.
+    pub async fn sent(mut self) {
+        // It has been finished already, or is broken off here.
+        let _ = self.send.finish();
+        if let Ok(Some(why)) = self.send.stopped().await {
+            let _ = self.send.reset(why);
+        }
+    }
 }
 
 impl AsyncRead for PeerStream {

@@ -32,11 +32,12 @@ impl Duties {
 }
 
 impl Host for Duties {
-    fn serve(&self, peer: NodeId, stream: PeerStream) -> BoxFuture<'static, ()> {
+    fn serve(&self, peer: NodeId, mut stream: PeerStream) -> BoxFuture<'static, ()> {
         let door = self.door.clone();
         Box::pin(async move {
-            let ended = door.serve(peer, stream).await;
+            let ended = door.serve(peer, &mut stream).await;
             tracing::debug!(node = %peer, ?ended, "a peer was served");
+            stream.sent().await;
         })
     }
 

@@ -21,6 +21,9 @@ use crate::cluster::transfer::{Trouble, What};
 use crate::fault::Fault;
 use crate::ledger::Hierarchy;
 
+/// Where nobody is left who could help it is looked so often for others who have the object by now.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
 /// A download from several peers.
 pub(super) struct Several<'a> {
     flights: &'a Flights,
@@ -30,6 +33,7 @@ pub(super) struct Several<'a> {
     first: Option<PeerSource>,
     requests: Vec<Request>,
     origin: Instant,
+    looked: Instant,
     /// What the last one that failed has done.
     fault: Fault,
 }
@@ -48,6 +52,7 @@ type Event = (usize, Option<Result<Bytes, Fault>>);
 impl<'a> Several<'a> {
     /// `first` sends what is missing already, from its beginning on.
     pub(super) fn new(flights: &'a Flights, flight: &'a Flight, first: PeerSource) -> Self {
+        let now = Instant::now();
         Self {
             flights,
             flight,
@@ -55,7 +60,8 @@ impl<'a> Several<'a> {
             fault: no_use(first.peer()),
             first: Some(first),
             requests: Vec::new(),
-            origin: Instant::now(),
+            origin: now,
+            looked: now,
         }
     }
 
@@ -67,6 +73,7 @@ impl<'a> Several<'a> {
         loop {
             // What readers far ahead have asked for comes on the side.
             self.flight.side().under_way.iter().for_each(|range| self.sources.elsewhere(range));
+            self.look_for_more();
             while let Some(action) = self.sources.poll(self.now()) {
                 match action {
                     Action::Ask { request, peer, bytes } => self.ask(request, peer, bytes),
@@ -100,6 +107,17 @@ impl<'a> Several<'a> {
     fn now(&self) -> protocol::Instant {
         let micros = self.origin.elapsed().as_micros();
         protocol::Instant::from_micros(u64::try_from(micros).unwrap_or(u64::MAX))
+    }
+
+    fn look_for_more(&mut self) {
+        if let Some(request) = self.requests.first()
+            && self.sources.is_short_of_peers()
+            && self.looked.elapsed() >= LOOK_EVERY
+        {
+            self.looked = Instant::now();
+            let holders = self.flight.holders(self.flights, request.peer);
+            holders.into_iter().for_each(|holder| self.sources.also(holder));
+        }
     }
 
     fn ask(&mut self, id: RequestId, peer: NodeId, bytes: Range<u64>) {

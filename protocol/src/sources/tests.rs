@@ -137,6 +137,20 @@ fn what_comes_from_elsewhere_is_left_out() {
     assert!(machine.missing().is_empty() && !machine.is_exhausted());
 }
 
+#[test]
+fn one_that_has_it_later_helps() {
+    let mut machine = Sources::new(Some(0..100 * MIB), sources(1));
+    all(&mut machine, at(0));
+    machine.arrived(at(100), RequestId(0), 0..GROUP);
+    assert!(!machine.is_short_of_peers(), "not measured yet");
+    machine.arrived(at(250), RequestId(0), GROUP..2 * GROUP);
+    assert!(machine.is_short_of_peers());
+    sources(2).into_iter().for_each(|source| machine.also(source));
+    assert!(!machine.is_short_of_peers());
+    let actions = all(&mut machine, at(250));
+    assert!(matches!(&actions[..], [Action::Ask { peer: whom, .. }] if *whom == peer(1)), "{actions:?}");
+}
+
 /// How a peer behaves whenever it is asked.
 #[derive(Clone, Debug)]
 struct Conduct {
