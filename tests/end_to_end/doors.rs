@@ -77,7 +77,8 @@ fn pages_health_metrics_and_foreign_names() {
     let status: serde_json::Value = serde_json::from_slice(&page("/-/api/status", &address).body).unwrap();
     assert_eq!(status["node"]["name"], "lab1");
     assert!(String::from_utf8(page("/-/metrics", &address).body).unwrap().contains("imirror_"));
-    assert!(String::from_utf8(page("/-/", &address).body).unwrap().contains("To use this node"));
+    assert!(String::from_utf8(page("/-/", &address).body).unwrap().contains("href=/-/clients"));
+    assert!(String::from_utf8(page("/-/clients", &address).body).unwrap().contains(&address));
     assert_eq!(page("/-/api/status", "evil.example.org").status, 400);
     assert_eq!(request(&address, "POST", "/-/api/purge?http://x/", &address, &[]).status, 404);
     // Without Host there is no telling whether the name is foreign; who speaks 1.0 has none to give.
