@@ -11,6 +11,7 @@
 use std::fs::File;
 use std::io::{self, BufReader, BufWriter, Read, Seek, SeekFrom, Write};
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -60,7 +61,9 @@ impl Catalogue {
     /// # Errors
     /// The list is malformed, or the file cannot be written; then there is none.
     pub fn write(form: Form, list: impl Read, path: &Path) -> io::Result<u64> {
-        let new = path.with_extension("new");
+        // Of two mirrors the same list may come at the same time.
+        static NUMBER: AtomicU64 = AtomicU64::new(0);
+        let new = path.with_extension(format!("{}.new", NUMBER.fetch_add(1, Ordering::Relaxed)));
         let written = write_to(form, list, &new).and_then(|count| std::fs::rename(&new, path).map(|()| count));
         written.inspect_err(|_| drop(std::fs::remove_file(&new)))
     }
@@ -356,6 +359,7 @@ mod tests {
             assert!(Catalogue::open(&path).is_err(), "{at}");
         }
         assert!(Catalogue::write(Form::Packages, &b"no list"[..], &path).is_err());
-        assert!(!path.with_extension("new").exists());
+        let left = std::fs::read_dir(dir.path()).unwrap().flatten().filter(|file| file.path() != path);
+        assert_eq!(left.count(), 0);
     }
 }
