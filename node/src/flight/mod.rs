@@ -76,6 +76,26 @@ pub struct Departure {
     pub landing: Option<Landing>,
 }
 
+impl Departure {
+    /// The usual: all of it from here, to be stored.
+    pub fn new(plan: Plan, source: Source, sources: Vec<Url>, fields: HeaderMap) -> Self {
+        Self {
+            plan,
+            source,
+            taken_up: None,
+            from: 0,
+            sources,
+            fields,
+            grant: None,
+            object: None,
+            keep: true,
+            is_copy: false,
+            hold_back: false,
+            landing: None,
+        }
+    }
+}
+
 /// What is to be done with an object that has just been stored. Does not block.
 pub type Landing = Box<dyn FnOnce(&Arc<Entry>) + Send>;
 

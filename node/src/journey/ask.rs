@@ -57,6 +57,14 @@ impl Question {
     }
 }
 
+impl Question {
+    /// What it may be found under: its key, and its URL's where that is another.
+    pub(super) fn names(&self) -> impl Iterator<Item = KeyHash> + use<> {
+        let by_url = self.url.key_hash();
+        [Some(self.key), (by_url != self.key).then_some(by_url)].into_iter().flatten()
+    }
+}
+
 /// What came of it.
 #[derive(Clone)]
 pub(super) enum Resolution {
@@ -256,7 +264,8 @@ impl Survey {
 
 /// The rest of the inquiry: one source after the other, then the sum.
 impl Journey {
-    /// Sources in the order in which they are worth trying: those that have sent wrong bytes late, those remembered as down last. No client waits for more than some.
+    /// Sources in the order in which they are worth trying: those that have sent wrong bytes lately come after the others, and those
+    /// that are remembered as down after them. No client waits for more than some.
     pub(super) fn in_order(&self, sources: &[Url]) -> Vec<Url> {
         let upstreams = &self.0.upstreams;
         let mut sources = sources.to_vec();
@@ -425,21 +434,15 @@ impl Journey {
             digest: question.classified.digest.clone(),
             confirmed_at: None,
         };
-        let fields = self.request_fields(question);
+        let source = flight::Source::Upstream(Box::new(answer));
         let departure = Departure {
-            plan,
-            source: flight::Source::Upstream(Box::new(answer)),
             taken_up: continued.cloned(),
             from,
-            sources,
-            fields,
             grant,
-            object: None,
-            keep: true,
-            is_copy: false,
             // Who has read a root may ask in the same moment for what it names.
             hold_back: root::names_others(&question.url),
             landing: Some(self.landing()),
+            ..Departure::new(plan, source, sources, self.request_fields(question))
         };
         match self.0.flights.start(departure).await {
             Ok(flight) => Resolution::Flight(flight),
