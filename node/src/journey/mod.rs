@@ -118,6 +118,7 @@ impl Journey {
             .map_err(|_| Fault::internal("the name of this node cannot stand in a header field"))?;
         let (questions, fills, shortcuts) = (Questions::default(), Fills::default(), Shortcuts::default());
         let copies = Arc::new(Limiter::new(options.copy_rate));
+        store.set_aside(options.generations.bytes());
         let (handed, switches) = (Handed::default(), Switches::default());
         Ok(Self(Arc::new(Parts {
             options,
@@ -216,7 +217,8 @@ impl Journey {
         {
             self.0.store.touch(&hot.entry, self.0.clock.now());
             let reply = self.stored_reply(asked, hot.entry.clone(), hot.blob.clone(), Outcome::Hit);
-            if let Some(line) = &asked.line {
+            // Where it depends on what the client has got before, each request is looked at.
+            if let Some(line) = asked.line.as_ref().filter(|_| !self.0.options.generations.varies(&asked.key)) {
                 self.remember(line, &asked.url, &classified, &hot, &reply, epoch);
             }
             return Ok(reply);

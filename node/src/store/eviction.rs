@@ -16,8 +16,8 @@ use crate::os::disk::Space;
 pub(super) struct Room {
     /// Bytes of objects: they can go.
     pub(super) stored: u64,
-    /// Bytes of downloads: they cannot.
-    pub(super) growing: u64,
+    /// Bytes of downloads and of what is known of repositories: they cannot.
+    pub(super) unmovable: u64,
     pub(super) limit: u64,
     pub(super) space: Space,
 }
@@ -25,13 +25,13 @@ pub(super) struct Room {
 impl Room {
     /// The most that could ever be added, if all objects went.
     pub(super) fn most(&self) -> u64 {
-        let by_limit = self.limit.saturating_sub(self.growing);
+        let by_limit = self.limit.saturating_sub(self.unmovable);
         by_limit.min((self.space.free + self.stored).saturating_sub(self.space.reserve()))
     }
 
     /// Bytes of objects that have to go before `incoming` more may come.
     pub(super) fn surplus(&self, incoming: u64) -> u64 {
-        let over = (self.stored + self.growing).saturating_add(incoming).saturating_sub(self.limit);
+        let over = (self.stored + self.unmovable).saturating_add(incoming).saturating_sub(self.limit);
         let short = incoming.saturating_add(self.space.reserve()).saturating_sub(self.space.free);
         over.max(short)
     }
@@ -92,7 +92,7 @@ mod tests {
     #[test]
     fn room_keeps_the_limit_and_the_reserve() {
         let space = Space { total: 1000, free: 300 };
-        let room = Room { stored: 200, growing: 100, limit: 400, space };
+        let room = Room { stored: 200, unmovable: 100, limit: 400, space };
         assert_eq!((room.surplus(0), room.surplus(100), room.surplus(150)), (0, 0, 50), "the limit");
         let room = Room { limit: 5000, ..room };
         assert_eq!((room.surplus(250), room.surplus(251), room.most()), (0, 1, 450), "a twentieth stays free");

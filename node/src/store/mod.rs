@@ -99,6 +99,8 @@ struct Inner {
     order: Mutex<()>,
     evicting: Mutex<()>,
     growing_bytes: AtomicU64,
+    /// Bytes that others have under the store's folder.
+    aside_bytes: AtomicU64,
     /// Downloads that left a journal.
     partials: Mutex<HashSet<KeyHash>>,
     /// Bodies of unknown length that did not fit, and how much of them had come.
@@ -200,6 +202,7 @@ impl Store {
             order: Mutex::default(),
             evicting: Mutex::default(),
             growing_bytes: AtomicU64::new(0),
+            aside_bytes: AtomicU64::new(0),
             partials: Mutex::new(partials),
             misfits: quick_cache::sync::Cache::new(MISFITS),
             naming: Mutex::default(),
@@ -474,7 +477,7 @@ impl Store {
     pub fn usage(&self) -> Usage {
         Usage {
             objects: self.0.index.objects(),
-            bytes: self.0.index.bytes() + self.0.index.pending_size().1 + self.0.growing_bytes.load(Ordering::Relaxed),
+            bytes: self.0.index.bytes() + self.0.index.pending_size().1 + self.unmovable_bytes(),
             limit_bytes: self.limit_bytes(),
             evictions: self.0.evictions.load(Ordering::Relaxed),
             degraded: self.degraded().clone(),
@@ -564,6 +567,16 @@ impl Store {
             Some(blob) => self.0.hot.insert(entry.key, Arc::new(Hot { entry: entry.clone(), blob: Arc::new(blob) })),
             None => drop(self.0.hot.remove(&entry.key)),
         }
+    }
+
+    /// So many bytes that others have under the store's folder count as used.
+    pub fn set_aside(&self, bytes: u64) {
+        self.0.aside_bytes.store(bytes, Ordering::Relaxed);
+    }
+
+    /// What is used by other things than objects.
+    fn unmovable_bytes(&self) -> u64 {
+        self.0.growing_bytes.load(Ordering::Relaxed) + self.0.aside_bytes.load(Ordering::Relaxed)
     }
 
     fn grow(&self, by: u64) {

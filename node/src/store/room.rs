@@ -59,7 +59,7 @@ impl Store {
         for _ in 0..10_000 {
             let room = Room {
                 stored: self.0.index.bytes() + self.0.index.pending_size().1,
-                growing: self.0.growing_bytes.load(Ordering::Relaxed),
+                unmovable: self.unmovable_bytes(),
                 limit: self.limit_bytes(),
                 space: disk::space(self.0.files.root()).map_err(|e| Fault::disk("the file system", &e))?,
             };
