@@ -31,6 +31,7 @@ Commands:
   purge             Forget a URL, or with --repo everything below it
   verify            Read everything that is stored and drop what is damaged
   drain             Hand over what only this node has, so that it can be stopped without a loss
+  prefetch          The helper: what it has fetched before anybody asked, and what it will
   config            Print the effective configuration and where each value came from, or check it
   client-config     Print what to write on a client
   apt-proxy-detect  Print the proxy for apt's Acquire::http::Proxy-Auto-Detect: the node here or one

@@ -18,7 +18,7 @@ use super::{Asked, Journey};
 use crate::classify::{Class, Classified, KeyHash, Url};
 use crate::cluster::site::Grant;
 use crate::fault::{Cause, Fault, Whose};
-use crate::flight::{self, Departure, Flight, strong_validator};
+use crate::flight::{self, Departure, Flight, Pace, strong_validator};
 use crate::os::tasks;
 use crate::repos::root;
 use crate::store::{Entry, Growing, Plan};
@@ -41,6 +41,16 @@ pub(super) struct Question {
     pub(super) cached: Option<Arc<Entry>>,
     /// A client insists (`no-cache`): caches on the way are told so.
     pub(super) insist: bool,
+    /// Nobody waits for it.
+    pub(super) ahead: Option<Ahead>,
+}
+
+/// How something is asked for that nobody waits for yet.
+#[derive(Clone)]
+pub(super) struct Ahead {
+    /// An answer that the site has got within this time will do.
+    pub(super) age: Duration,
+    pub(super) pace: Arc<Pace>,
 }
 
 impl Question {
@@ -53,6 +63,7 @@ impl Question {
             classified: classified.clone(),
             cached: None,
             insist: false,
+            ahead: None,
         }
     }
 }
@@ -138,7 +149,7 @@ impl Journey {
     }
 
     /// Asks the site, then upstream.
-    async fn inquire(&self, mut question: Question) -> Resolution {
+    pub(super) async fn inquire(&self, mut question: Question) -> Resolution {
         match self.ask_site(&mut question).await {
             Ok(resolution) => resolution,
             Err(mut permission) => {
@@ -442,6 +453,7 @@ impl Journey {
             // Who has read a root may ask in the same moment for what it names.
             hold_back: root::names_others(&question.url),
             landing: Some(self.landing()),
+            pace: question.ahead.as_ref().map(|ahead| ahead.pace.clone()),
             ..Departure::new(plan, source, sources, self.request_fields(question))
         };
         match self.0.flights.start(departure).await {

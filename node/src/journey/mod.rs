@@ -3,6 +3,7 @@
 //!
 //! Knows no connection and no socket: the door brings a request and takes a reply.
 
+mod ahead;
 mod ask;
 pub mod cache_control;
 pub mod conditional;
@@ -31,7 +32,7 @@ pub use reply::{Content, Reply, Stored};
 pub use segments::{Segment, Segments};
 pub use shortcut::{Line, LineRef, Shortcut};
 
-use crate::classify::{Classified, Url, classify};
+use crate::classify::{Class, Classified, Url, called, classify};
 use crate::cluster::site::Site;
 use crate::config;
 use crate::fault::{Cause, Fault};
@@ -210,7 +211,8 @@ impl Journey {
         let epoch = self.0.options.generations.epoch();
         let classified = self.promised(&asked.key, classified, asked.client).await;
         let (key, url_key) = (classified.key(&asked.key), asked.key.key_hash());
-        self.0.site.requested(&key);
+        let name = (classified.class == Class::Package).then(|| called(&asked.key)).flatten().map(Arc::from);
+        self.0.site.requested(&key, name.as_ref());
         if let Some(hot) = self.0.store.lookup_hot(&url_key)
             && is_right(&hot.entry, &classified)
             && self.decide(&classified, Some(&hot.entry), demand) == Decision::Serve
@@ -340,6 +342,7 @@ impl Journey {
             classified,
             cached: None,
             insist: false,
+            ahead: None,
         };
         if let Some(flight) = self.0.flights.join(&entry.key) {
             return Ok(flight);

@@ -68,6 +68,7 @@ impl Journey {
             _ => None,
         };
         self.0.handed.note(client, &asked.key, object);
+        self.0.options.generations.note_asked(&asked.key, self.0.clock.now());
         let Content::Flying(reader, _) = &reply.content else { return };
         // Which one it is will be known before the client has all of it.
         let (journey, flight, root) = (self.clone(), reader.flight().clone(), asked.key.clone());

@@ -121,8 +121,9 @@ impl Journey {
             Class::MutableMetadata => freshness.metadata,
             _ => freshness.package,
         };
-        let age = match window {
-            Window::For(window) if !question.insist => window,
+        let age = match (&question.ahead, window) {
+            (Some(ahead), _) => ahead.age,
+            (None, Window::For(window)) if !question.insist => window,
             _ => Duration::ZERO,
         };
         match self.0.site.confirm(&question.key, age).await {
@@ -152,7 +153,8 @@ impl Journey {
         source.limit(self.0.copies.clone());
         let url = told.described.url.clone();
         let Named { sources, .. } = self.0.options.repos.resolve(&url);
-        let question = Question { key, sources, cached: None, insist: false, classified: classify(&url), url };
+        let classified = classify(&url);
+        let question = Question { key, sources, cached: None, insist: false, ahead: None, classified, url };
         match self.depart(&question, source, told, true, true).await {
             Some(flight) => {
                 flight.landed().await;
@@ -207,6 +209,7 @@ impl Journey {
             // Who has read a root may ask in the same moment for what it names.
             hold_back: root::names_others(&question.url),
             landing: Some(self.landing()),
+            pace: question.ahead.as_ref().map(|ahead| ahead.pace.clone()),
             ..Departure::new(plan, source, self.in_order(&question.sources), self.request_fields(question))
         };
         match self.0.flights.start(departure).await {

@@ -140,7 +140,9 @@ impl Journey {
             sources.splice(0..0, self.0.options.repos.resolve(&hashed).sources);
         }
         let key = classified.key(&url);
-        let question = Question { key, url, sources, classified: classified.clone(), cached: None, insist: false };
+        let classified_part = classified.clone();
+        let question =
+            Question { key, url, sources, classified: classified_part, cached: None, insist: false, ahead: None };
         if let Resolution::Flight(flight) = self.ask(question).await.0 {
             flight.landed().await;
         }

@@ -16,6 +16,8 @@
 //! ```
 //! All of it can be lost: it is learnt again from the metadata that clients ask for.
 
+mod outlook;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::{self, Read};
@@ -50,6 +52,8 @@ const PATIENCE: Duration = Duration::from_millis(1500);
 /// The BLAKE3 of a content.
 pub type ContentId = [u8; 32];
 
+pub use outlook::Outlook;
+
 /// See the module head.
 #[derive(Debug, Default)]
 pub struct Generations {
@@ -78,6 +82,8 @@ struct Root {
     folder: String,
     /// The newest first; never empty.
     generations: Vec<Generation>,
+    /// When a client asked for it last, in milliseconds since 1970.
+    asked_at: AtomicU64,
 }
 
 #[derive(Debug)]
@@ -97,6 +103,7 @@ struct Generation {
 #[derive(Debug, Serialize, Deserialize)]
 struct Record {
     url: String,
+    asked_at: Timestamp,
     generations: Vec<(ContentId, Timestamp)>,
 }
 
@@ -139,6 +146,7 @@ impl Generations {
                     let _ = generations.use_root(&url, object, &bytes, since);
                 }
             }
+            generations.note_asked(&url, record.asked_at);
         }
         generations.sweep();
         // What a crash has left of a list; nobody writes yet.
@@ -147,6 +155,11 @@ impl Generations {
             let _ = fs::remove_file(file.path());
         }
         Ok(generations)
+    }
+
+    /// Tells whenever metadata has been read.
+    pub fn changes(&self) -> watch::Receiver<()> {
+        self.read.subscribe()
     }
 
     /// Changes whenever a promise may have.
@@ -337,7 +350,11 @@ impl Generations {
         let known = |name: &String| Some((name.clone(), state.catalogues.get(name)?.clone()));
         let read = lists.keys().filter_map(known).collect();
         let roots = state.bases.entry(place.base).or_default();
-        let root = roots.entry(url.clone()).or_insert_with(|| Root { folder: place.folder, generations: Vec::new() });
+        let root = roots.entry(url.clone()).or_insert_with(|| Root {
+            folder: place.folder,
+            generations: Vec::new(),
+            asked_at: since.0.into(),
+        });
         root.generations.retain(|generation| generation.object != object);
         root.generations.insert(0, Generation { object, since, bytes: bytes.len() as u64, listing, lists, read });
         root.generations.truncate(GENERATIONS_MAX);
@@ -380,6 +397,7 @@ impl Generations {
             let roots = state.bases.values().flatten();
             let record = |(url, root): (&Url, &Root)| Record {
                 url: url.to_string(),
+                asked_at: Timestamp(root.asked_at.load(Ordering::Relaxed)),
                 generations: root.generations.iter().map(|generation| (generation.object, generation.since)).collect(),
             };
             roots.map(record).collect()

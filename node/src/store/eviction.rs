@@ -47,6 +47,8 @@ pub(super) struct Candidate {
     pub(super) used_at: Timestamp,
     /// Another node of the site has it, too.
     pub(super) has_copies: bool,
+    /// Its repository has something else in its place.
+    pub(super) is_superseded: bool,
 }
 
 /// A worth that can be sorted by.
@@ -70,6 +72,9 @@ impl Ord for Worth {
 /// What is left of the worth of something that another node has, too: the site then holds more than one node does.
 const WITH_COPIES: f64 = 1.0 / 64.0;
 
+/// What is left of the worth of what hardly anybody will ask for again: less than any difference of size and use can make up for.
+const SUPERSEDED: f64 = 1e-12;
+
 /// Uses per second and byte, weighted by class. Larger is worthier.
 pub(super) fn worth(candidate: &Candidate, now: Timestamp) -> f64 {
     // Metadata is small, asked for by everybody, and a package is of little use without it.
@@ -79,6 +84,7 @@ pub(super) fn worth(candidate: &Candidate, now: Timestamp) -> f64 {
         Class::Other => 0.25,
     };
     let weight = if candidate.has_copies { weight * WITH_COPIES } else { weight };
+    let weight = if candidate.is_superseded { weight * SUPERSEDED } else { weight };
     let age = now.since(candidate.stored_at).as_secs_f64() + 1.0;
     let idle = now.since(candidate.used_at).as_secs_f64() + 1.0;
     // The time since the last use counts as well, so that what was popular long ago goes at last.
@@ -113,6 +119,7 @@ mod tests {
             stored_at: Timestamp(0),
             used_at: Timestamp(900_000_000),
             has_copies: false,
+            is_superseded: false,
         };
         let w = |c: Candidate| worth(&c, now);
         assert!(w(Candidate { size: 2_000_000, ..base }) < w(base));
@@ -121,6 +128,11 @@ mod tests {
         assert!(w(Candidate { class: Class::Other, ..base }) < w(base));
         assert!(w(Candidate { class: Class::MutableMetadata, ..base }) > w(base));
         assert!(w(Candidate { has_copies: true, uses: 60, ..base }) < w(base), "others can give it back");
+        let rare = Candidate { size: 1 << 30, uses: 1, used_at: Timestamp(0), has_copies: true, ..base };
+        assert!(
+            w(Candidate { is_superseded: true, size: 1, uses: 10_000, ..base }) < w(rare),
+            "nobody asks for it again"
+        );
         assert!(w(Candidate { uses: 0, size: 0, stored_at: now, used_at: now, ..base }).is_finite());
     }
 }

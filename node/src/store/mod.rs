@@ -146,8 +146,10 @@ pub trait Watcher: Send + Sync {
     fn stored(&self, entry: &Entry);
     /// They see it no more.
     fn removed(&self, key: &KeyHash);
-    /// Copies of it elsewhere: what others have is the first to go.
+    /// Copies of it elsewhere: what others have goes before what they have not.
     fn copies_elsewhere(&self, key: &KeyHash) -> usize;
+    /// Has its repository a newer version in its place? Then it is the first to go.
+    fn is_superseded(&self, entry: &Entry) -> bool;
 }
 
 /// For `status`.

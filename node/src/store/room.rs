@@ -138,7 +138,9 @@ impl Store {
             }
             sample.len() < SAMPLE
         })?;
-        let copies = |key: &KeyHash| self.0.watcher.get().map_or(0, |watcher| watcher.copies_elsewhere(key));
+        let watcher = self.0.watcher.get();
+        let copies = |key: &KeyHash| watcher.map_or(0, |watcher| watcher.copies_elsewhere(key));
+        let is_superseded = |entry: &Entry| watcher.is_some_and(|watcher| watcher.is_superseded(entry));
         let worth = |entry: &Entry| {
             eviction::worth(
                 &Candidate {
@@ -148,6 +150,7 @@ impl Store {
                     stored_at: entry.stored_at,
                     used_at: entry.used_at(),
                     has_copies: copies(&entry.key) > 0,
+                    is_superseded: is_superseded(entry),
                 },
                 now,
             )
