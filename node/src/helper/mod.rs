@@ -35,6 +35,9 @@ const POPULAR_MAX: usize = 2000;
 /// What is another node's to fetch is fetched here when that node has not done it for so long.
 const GRACE: Duration = Duration::from_secs(60);
 
+/// Between two looks at whether it has.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
+
 /// Lists come after their root, and many at once.
 const GATHER: Duration = Duration::from_millis(500);
 
@@ -130,14 +133,14 @@ impl Helper {
         }
     }
 
-    /// A round is to begin now, whatever the hour; says how many have ended before.
+    /// A round is to begin now, whatever the hour; says how many will have ended with it.
     pub fn call(&self) -> u64 {
         let mut state = self.state();
         state.called = true;
         // One that waits for its window need not.
         state.is_urgent = true;
         self.0.call.notify_one();
-        state.rounds + u64::from(state.doing != Doing::Nothing)
+        state.rounds + 1 + u64::from(state.doing != Doing::Nothing)
     }
 
     /// How far it has come.
@@ -320,9 +323,9 @@ impl Helper {
                 if is_own && !is_urgent && !journey.is_home_of(&wanted.url, wanted.promise.as_ref()) {
                     continue;
                 }
-                if !is_own {
-                    let grace = if is_urgent { Duration::ZERO } else { GRACE };
-                    tokio::time::sleep(grace.saturating_sub(self.0.clock.now().since(since))).await;
+                if !is_own && !is_urgent && self.comes_elsewhere(&wanted, since).await {
+                    self.set_phase(index, Phase::Present);
+                    continue;
                 }
                 self.set_phase(index, Phase::Fetching);
                 let fetched = journey.fetch_ahead(&wanted.url, wanted.promise.as_ref(), &self.0.pace).await;
@@ -334,6 +337,19 @@ impl Helper {
                     }
                 });
             }
+        }
+    }
+
+    /// Gives the node whose business it is time to fetch something; says whether the site has it then.
+    async fn comes_elsewhere(&self, wanted: &Wanted, since: Timestamp) -> bool {
+        loop {
+            if self.0.journey.is_in_site(&wanted.url, wanted.promise.as_ref()).await {
+                return true;
+            }
+            if self.0.clock.now().since(since) >= GRACE {
+                return false;
+            }
+            tokio::time::sleep(LOOK_AGAIN).await;
         }
     }
 

@@ -108,7 +108,7 @@ impl Journey {
                 Err(Fault::new(Cause::Status { host: url.authority().into(), status: answer.status.as_u16() }))
             }
             Resolution::Unshared(_) => Err(Fault::internal("upstream's answer is not for all")),
-            Resolution::Confirmed | Resolution::Older | Resolution::Replaced => Ok(()),
+            Resolution::Confirmed | Resolution::Older | Resolution::Replaced(_) => Ok(()),
         }
     }
 

@@ -86,7 +86,7 @@ pub(super) enum Resolution {
     /// Upstream has an older version than what is stored, a lagging mirror; or a newer one that is not whole yet.
     Older,
     /// What is stored is a newer version now.
-    Replaced,
+    Replaced(Arc<Entry>),
     /// Upstream cannot be reached; what is stored has to do.
     Stale(Fault),
     /// An answer to be passed on, with its whole (short) body.
@@ -102,6 +102,13 @@ pub(super) struct SmallAnswer {
     pub(super) fields: HeaderMap,
     pub(super) body: Bytes,
     pub(super) via: String,
+}
+
+impl SmallAnswer {
+    fn not_found() -> Self {
+        let body = Bytes::from_static(b"Not Found\n\nUpstream cannot be reached, and had none of it before.\n");
+        Self { status: StatusCode::NOT_FOUND, fields: HeaderMap::new(), body, via: "none".into() }
+    }
 }
 
 /// The questions being asked now.
@@ -230,8 +237,26 @@ impl Journey {
         match (survey.refusal, survey.page, survey.unreachable.or(survey.other)) {
             (Some(answer), _, None) => Resolution::Small(Arc::new(answer)),
             (_, Some(page), _) => Resolution::Unshared(Arc::new(Mutex::new(Some(page)))),
+            (_, None, Some(fault)) if self.has_done_without(&question.url).await => {
+                tracing::debug!(url = %question.url, %fault, "clients have done without it");
+                Resolution::Small(Arc::new(SmallAnswer::not_found()))
+            }
             (_, None, Some(fault)) => Resolution::Failed(fault),
             (None, None, None) => Resolution::Failed(Fault::internal("there is nobody to ask")),
+        }
+    }
+}
+
+impl Journey {
+    /// Is it a file that not every Debian repository has, of one whose `Release` is here? Clients that found it here have asked for the
+    /// others before: they do so now as well, instead of giving up.
+    async fn has_done_without(&self, url: &Url) -> bool {
+        let Some((folder, "InRelease" | "Release.gpg")) = url.as_str().rsplit_once('/') else { return false };
+        let release = Url::parse(&format!("{folder}/Release"));
+        let found = async |url: Url| self.0.store.lookup(url.key_hash()).await.is_ok_and(|entry| entry.is_some());
+        match release {
+            Ok(release) => found(release).await,
+            Err(_) => false,
         }
     }
 }

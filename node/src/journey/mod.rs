@@ -302,7 +302,7 @@ impl Journey {
                 Ok(self.flying_reply(asked, &flight, outcome))
             }
             Resolution::Confirmed | Resolution::Older => stored(cached, Outcome::RefreshUnmodified).await,
-            Resolution::Replaced => stored(None, Outcome::RefreshModified).await,
+            Resolution::Replaced(_) => stored(None, Outcome::RefreshModified).await,
             Resolution::Stale(fault) => {
                 tracing::debug!(url = %asked.url, %fault, "served although upstream does not answer");
                 stored(cached, Outcome::Stale).await

@@ -43,6 +43,7 @@ impl Permission {
         let version = match (resolution, &question.cached) {
             (Resolution::Confirmed, Some(entry)) => version(&entry.head.fields),
             (Resolution::Flight(flight), _) => version(&flight.plan().head.fields),
+            (Resolution::Replaced(entry), _) => version(&entry.head.fields),
             _ => None,
         };
         if let (Some(asking), Some(version)) = (self.asking, version) {

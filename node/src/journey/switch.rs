@@ -108,11 +108,11 @@ impl Journey {
         }
         let reading = generations.arrived(url, entry.object.0, None);
         let gone = || Fault::internal("the new root went away in the meantime");
-        self.0.store.link(entry, url.key_hash(), url.clone()).await.ok_or_else(gone)?;
+        let linked = self.0.store.link(entry, url.key_hash(), url.clone()).await.ok_or_else(gone)?;
         if let Some(reading) = reading {
             self.read(entry, reading).await;
         }
-        Ok(Resolution::Replaced)
+        Ok(Resolution::Replaced(linked))
     }
 
     /// Has a client asked for this file of the old generation, by its name or by its digest?
