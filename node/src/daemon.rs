@@ -24,7 +24,7 @@ use tokio::net::UnixListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 
-use crate::classify::Url;
+use crate::classify::{Url, called};
 use crate::cluster::discovery::Wanted;
 use crate::cluster::identity::{self, Identity};
 use crate::cluster::site::{Profile, Site};
@@ -242,6 +242,22 @@ impl Parts {
         Wanted { mdns, seeds, remembered_file: self.config.state_dir.join("peers") }
     }
 
+    /// What repositories say of a URL, and whether what is stored is that.
+    fn said(&self, url: &Url, stored: Option<&StoredObject>) -> Option<status::Said> {
+        let Some(said) = self.generations.said(url) else {
+            let generation = "superseded".into();
+            let gone = status::Said { root: String::new(), generation, digest: None, verified: None };
+            return self.generations.is_superseded(url).then_some(gone);
+        };
+        let digest = said.promise.map(|promise| promise.digest.to_string());
+        Some(status::Said {
+            root: said.root.to_string(),
+            generation: if said.is_current { "current" } else { "earlier" }.into(),
+            verified: stored.filter(|_| digest.is_some()).map(|stored| stored.digest == digest),
+            digest,
+        })
+    }
+
     fn address(&self) -> String {
         let ip = match self.config.listen.ip() {
             ip if ip.is_unspecified() => net::own_address().unwrap_or(ip),
@@ -374,7 +390,10 @@ impl Operations for Parts {
                 in_memory: in_memory(&entry),
                 digest: entry.digest.as_ref().map(ToString::to_string),
             });
-            let flight = self.status().flights.into_iter().find(|flight| flight.url == named.key.as_str());
+            let said = self.said(&named.key, stored.as_ref());
+            let name = called(&named.key);
+            let popularity = name.and_then(|name| self.site.demand(&name));
+            let flight = self.journey.flights().status().into_iter().find(|flight| flight.url == named.key.as_str());
             Ok(Lookup {
                 url: url.to_string(),
                 key: named.key.to_string(),
@@ -383,6 +402,8 @@ impl Operations for Parts {
                 flight,
                 would: would.into(),
                 sources: named.sources.iter().map(ToString::to_string).collect(),
+                said,
+                popularity,
             })
         })
     }

@@ -3,12 +3,12 @@
 use std::process::Command;
 use std::time::Duration;
 
-use imirror_tests::node::Node;
+use imirror_tests::node::{Node, free_port};
 use imirror_tests::origin::{Origin, Page};
 use imirror_tests::{content, sha256};
 use tempfile::TempDir;
 
-use super::clients::{apt_install, apt_update, run};
+use super::clients::{apt_install, apt_update, dnf_has, dnf_install, run};
 use super::site::site_with;
 
 const LIST: &str = "/d/dists/stable/main/binary-amd64/Packages";
@@ -298,4 +298,77 @@ fn what_a_client_has_kept_is_imported_once_it_is_checked() {
     assert_eq!(get(&node, &origin, "bad", 1), packages[2].body);
     let (code, text) = prefetch(&node, &["import", "/nonexistent/folder"]);
     assert!(code == 1 && text.contains("cannot find /nonexistent/folder"), "{text}");
+}
+
+#[test]
+fn r13_what_is_superseded_goes_first() {
+    let origin = Origin::start();
+    let size = 4_000_000;
+    let first = [package("hot", 1, "", size), package("cold", 1, "", size)];
+    publish(&origin, 1, &first);
+    let node = Node::new(free_port(), &[origin.address()], "");
+    let mut node = node.with_variable("IMIRROR_CACHE_SIZE", "11MiB");
+    node.run();
+    update(&node, &origin);
+    for _ in 0..20 {
+        get(&node, &origin, "hot", 1);
+    }
+    get(&node, &origin, "cold", 1);
+    // What was most in use has a new version. Older generations are remembered until there are three newer ones.
+    for day in 2..=5 {
+        publish(&origin, day, &[package("hot", day, "", size), package("cold", 1, "", size)]);
+        update(&node, &origin);
+    }
+    let said = |name: &str, version| {
+        let output = node.command(&["lookup", "--json", &origin.url(&pool(name, version))]).output().unwrap();
+        serde_json::from_slice::<serde_json::Value>(&output.stdout).unwrap()
+    };
+    let (old, current) = (said("hot", 1), said("cold", 1));
+    assert_eq!((&old["said"]["generation"], &old["stored"].is_null()), (&"superseded".into(), &false));
+    assert_eq!((&current["said"]["generation"], &current["said"]["verified"]), (&"current".into(), &true.into()));
+    assert!(old["popularity"].as_f64().unwrap() > 19.0 && current["popularity"].as_f64().unwrap() < 1.1);
+
+    get(&node, &origin, "hot", 5);
+    node.wait_for(|| said("hot", 1)["stored"].is_null());
+    assert!(!said("cold", 1)["stored"].is_null(), "it is still current, though nobody asks for it");
+    let metrics = node.ask("GET", "/-/metrics", &node.address(), &[]).body;
+    let metrics = String::from_utf8(metrics).unwrap();
+    assert!(metrics.contains(&format!("imirror_repo_packages{{root=\"{}\"}} 2\n", origin.url(RELEASE))), "{metrics}");
+}
+
+#[test]
+fn r21_dnf_installs_what_is_listed_while_upstream_is_down() {
+    let tree = TempDir::new().unwrap();
+    std::fs::create_dir_all(tree.path().join("repo/Packages")).unwrap();
+    std::fs::create_dir_all(tree.path().join("SPECS")).unwrap();
+    let packages = [
+        ("imirror-hello", "Requires: im-library >= 1, (im-plugin if imirror-hello)"),
+        ("im-lib", "Provides: im-library = 2"),
+        ("im-plugin", ""),
+        ("im-other", ""),
+    ];
+    for (name, more) in packages {
+        let spec = tree.path().join(format!("SPECS/{name}.spec"));
+        let text = format!(
+            "Name: {name}\nVersion: 1.0\nRelease: 1\nSummary: t\nLicense: MIT\nBuildArch: noarch\n{more}\n%description\nt\n%files\n"
+        );
+        std::fs::write(&spec, text).unwrap();
+        let top = format!("_topdir {}", tree.path().display());
+        run(Command::new("rpmbuild").args(["-bb", "--quiet", "--define", &top]).arg(&spec));
+    }
+    let collect = "find RPMS -name '*.rpm' -exec mv {} repo/Packages/ \\; && createrepo_c --quiet repo";
+    run(Command::new("sh").args(["-c", collect]).current_dir(tree.path()));
+    let origin = Origin::start();
+    origin.put_tree(&tree.path().join("repo"));
+    let node = Node::start(&[origin.address()], &format!("{HELPER}prepopulate = [\"imirror-hello\"]\n"));
+    let lines = format!("baseurl=http://{}/\nproxy=http://{}\n", origin.address(), node.address());
+    // The first client only looks for what there is.
+    let mut look = dnf_install(&lines, &tree.path().join("first"));
+    look.arg("--assumeno").output().unwrap();
+    wait_for_helper(&node, 3);
+    assert_eq!(origin.sent("im-other-1.0-1.noarch.rpm"), 0);
+    origin.set_down(true);
+    let client = tree.path().join("second");
+    run(&mut dnf_install(&lines, &client));
+    dnf_has(&client);
 }

@@ -368,6 +368,12 @@ impl Site {
         popular.collect()
     }
 
+    /// The demand for packages of a name, as of [`Self::popular`]; `None`: nobody asks for it.
+    pub fn demand(&self, name: &str) -> Option<f64> {
+        let found = self.popular(NAMES_KEPT_MAX).into_iter().find(|popular| popular.name == name);
+        found.map(|popular| popular.demand)
+    }
+
     /// What this node will want to know of names after its next start, see [`Self::recall_names`].
     pub fn own_names(&self) -> Vec<(String, u32)> {
         self.0.state().cluster.own_names(NAMES_KEPT_MAX)

@@ -69,7 +69,7 @@ impl Status {
                 source: "example.org".into(),
                 rate: 5 << 20,
             }],
-            popular: vec![],
+            popular: vec![Popular { name: "kernel-core:x86_64".into(), demand: 41.6, copies: 2 }],
             repos: vec![Repo {
                 name: "fedora".into(),
                 upstreams: vec!["https://example.org/pub/fedora".into()],
@@ -330,6 +330,25 @@ pub struct Lookup {
     pub would: String,
     /// The servers that would be asked, in order.
     pub sources: Vec<String>,
+    /// What repositories say of it, if any does.
+    #[serde(default)]
+    pub said: Option<Said>,
+    /// Requests for the name of the package in the whole site; those of a month ago count half.
+    #[serde(default)]
+    pub popularity: Option<f64>,
+}
+
+/// What a repository's metadata says of a file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Said {
+    /// The root of the metadata; empty when it names it no more.
+    pub root: String,
+    /// `current`, `earlier`, or `superseded`: it has others instead.
+    pub generation: String,
+    /// `ALGORITHM:HEX`.
+    pub digest: Option<String>,
+    /// Whether what is stored is that; `None` where nothing is stored or no digest is named.
+    pub verified: Option<bool>,
 }
 
 /// An object in this node's store.

@@ -127,6 +127,24 @@ pub struct Hot {
     pub blob: Arc<Blob>,
 }
 
+impl Hot {
+    fn new(entry: Arc<Entry>, blob: Arc<Blob>) -> Arc<Self> {
+        blob.names().fetch_add(1, Ordering::Relaxed);
+        Arc::new(Self { entry, blob })
+    }
+
+    /// Does anybody read it? Other names of the same object are no readers.
+    fn is_in_use(&self) -> bool {
+        Arc::strong_count(&self.blob) > self.blob.names().load(Ordering::Relaxed)
+    }
+}
+
+impl Drop for Hot {
+    fn drop(&mut self) {
+        self.blob.names().fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 /// Weighs open files so that there are never more than may be open.
 #[derive(Clone)]
 struct Weigh {
@@ -566,7 +584,7 @@ impl Store {
         let _order = self.order();
         self.reveal(&Change::Put(entry.clone()));
         match blob {
-            Some(blob) => self.0.hot.insert(entry.key, Arc::new(Hot { entry: entry.clone(), blob: Arc::new(blob) })),
+            Some(blob) => self.0.hot.insert(entry.key, Hot::new(entry.clone(), Arc::new(blob))),
             None => drop(self.0.hot.remove(&entry.key)),
         }
     }
@@ -599,7 +617,7 @@ impl Store {
         let _order = self.order();
         let known = self.0.index.look_up(&entry.key);
         if matches!(known, Ok(Some(known)) if known.object == entry.object && known.head == entry.head) {
-            self.0.hot.insert(entry.key, Arc::new(Hot { entry: entry.clone(), blob: blob.clone() }));
+            self.0.hot.insert(entry.key, Hot::new(entry.clone(), blob.clone()));
         }
     }
 

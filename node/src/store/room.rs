@@ -77,7 +77,9 @@ impl Store {
                     limit => Cause::TooLarge { limit },
                 }));
             }
-            if self.evict(needed)? > 0 {
+            let freed = self.evict(needed)?;
+            if freed > 0 {
+                tracing::debug!(freed, incoming, ?room, "made room");
                 continue;
             }
             // What is not on disk yet cannot be chosen.
@@ -130,7 +132,7 @@ impl Store {
         let now = self.0.clock.now();
         let mut sample = Vec::with_capacity(SAMPLE);
         self.0.index.walk(KeyHash(entropy::random_bytes()), |entry| {
-            let in_use = self.0.hot.peek(&entry.key).is_some_and(|hot| Arc::strong_count(&hot.blob) > 1);
+            let in_use = self.0.hot.peek(&entry.key).is_some_and(|hot| hot.is_in_use());
             // What is found by its content goes with what is found by its URL.
             let is_second = entry.is_by_content() && self.twin(&entry).is_some();
             if !in_use && !is_second {

@@ -7,6 +7,7 @@ use std::sync::atomic::Ordering;
 use super::{Generation, Generations, Listed, Root, list_name};
 use crate::classify::{Url, called};
 use crate::os::clock::Timestamp;
+use crate::repos::Promise;
 use crate::repos::catalogue::Catalogue;
 
 /// A root and the lists of its current generation.
@@ -25,7 +26,25 @@ pub struct Outlook {
     pub lacking: Vec<Listed>,
 }
 
+/// What repositories say of a file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Said {
+    /// The root of the generation that says it.
+    pub root: Url,
+    pub is_current: bool,
+    pub promise: Option<Promise>,
+}
+
 impl Generations {
+    /// What the newest generation that names a URL says of it.
+    pub fn said(&self, url: &Url) -> Option<Said> {
+        self.find(url, |root_url, root, rest| {
+            let mut naming = root.generations.iter().enumerate().filter(|(_, it)| it.names(url, root, rest));
+            let (age, generation) = naming.next()?;
+            Some(Said { root: root_url.clone(), is_current: age == 0, promise: generation.promise(url, root, rest) })
+        })
+    }
+
     /// All roots that are known.
     pub fn outlooks(&self) -> Vec<Outlook> {
         let state = self.state();
