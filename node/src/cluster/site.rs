@@ -376,6 +376,7 @@ impl Site {
 
     /// What this node will want to know of names after its next start, see [`Self::recall_names`].
     pub fn own_names(&self) -> Vec<(String, u32)> {
+        self.count_requests();
         self.0.state().cluster.own_names(NAMES_KEPT_MAX)
     }
 
