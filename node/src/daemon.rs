@@ -274,10 +274,10 @@ impl Parts {
     /// Flights are journalled, the others are told, the index is written.
     async fn farewell(self: &Arc<Self>) {
         self.journey.flights().suspend_all().await;
+        self.write_names().await;
         self.site.leave().await;
         self.chronicle.record(self.clock.now(), &self.ledger.traffic());
         self.chronicle.write().await;
-        self.write_names().await;
         let store = self.journey.store().clone();
         let _ = tasks::blocking("close the store", move || store.close()).await;
         if let Some(log) = self.ledger.access_log() {
