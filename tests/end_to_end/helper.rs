@@ -68,10 +68,8 @@ fn get(node: &Node, origin: &Origin, name: &str, version: u8) -> Vec<u8> {
 
 /// Until the helper has all of so many packages.
 fn wait_for_helper(node: &Node, packages: u64) {
-    let t=std::time::Instant::now();
     node.wait_for(|| {
         let helper = &node.status()["helper"];
-        if t.elapsed() > Duration::from_secs(25) { std::thread::sleep(Duration::from_secs(2)); eprintln!("DBG {helper} {}", prefetch(node, &["list"]).1); }
         helper["wanted"] == packages && helper["present"] == packages
     });
 }

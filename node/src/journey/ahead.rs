@@ -75,8 +75,10 @@ impl Journey {
     /// As of [`Self::fetch_ahead`].
     pub async fn refresh_list(&self, list: &Listed, pace: &Arc<Pace>) -> Result<(), Fault> {
         let (key, classified) = self.meant(&list.url, Some(&list.promise));
-        self.fetch_ahead(&list.url, Some(&list.promise), pace).await?;
-        // It may have been here all the time.
+        // That another node has it is of no use: this one is to read it.
+        if !self.is_here(&list.url, &list.promise).await {
+            self.fetch(&list.url, Some(&list.promise), pace).await?;
+        }
         if let Some(entry) = self.found(&key, &classified).await
             && let Some(reading) = self.generations().arrived(&key, entry.object.0, entry.digest.as_ref())
         {
@@ -90,9 +92,13 @@ impl Journey {
     /// # Errors
     /// Nobody has it, or it is something else than what was promised, or it cannot be stored.
     pub async fn fetch_ahead(&self, url: &Url, promise: Option<&Promise>, pace: &Arc<Pace>) -> Result<(), Fault> {
-        if self.is_in_site(url, promise).await {
-            return Ok(());
+        match self.is_in_site(url, promise).await {
+            true => Ok(()),
+            false => self.fetch(url, promise, pace).await,
         }
+    }
+
+    async fn fetch(&self, url: &Url, promise: Option<&Promise>, pace: &Arc<Pace>) -> Result<(), Fault> {
         let (_, classified) = self.meant(url, promise);
         let mut question = self.ahead(url, classified, Duration::ZERO, pace);
         if promise.is_some() {
