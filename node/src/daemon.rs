@@ -3,6 +3,7 @@
 mod chronicle;
 mod drain;
 mod metalinks;
+mod names;
 mod peers;
 mod service;
 
@@ -23,7 +24,7 @@ use tokio::net::UnixListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 
-use crate::classify::Url;
+use crate::classify::{Url, called};
 use crate::cluster::discovery::Wanted;
 use crate::cluster::identity::{self, Identity};
 use crate::cluster::site::{Profile, Site};
@@ -33,9 +34,10 @@ use crate::door::events::Events;
 use crate::door::pages::{self, Operations, Reader};
 use crate::fault::Fault;
 use crate::flight::Flights;
+use crate::helper::{Helper, Importing};
 use crate::journey::{Journey, Options};
 use crate::ledger::history::{Series, Span, Sums};
-use crate::ledger::status::{Cache, Drain, Flight, Health, Helper, Lookup, Node, Repo, Status, StoredObject, Verify};
+use crate::ledger::status::{self, Cache, Drain, Health, Lookup, Node, Popular, Repo, Status, StoredObject, Verify};
 use crate::ledger::{AccessLog, Ledger, metrics};
 use crate::os::clock::{Clock, Timestamp};
 use crate::os::{net, tasks};
@@ -50,6 +52,9 @@ use peers::Duties;
 
 /// After a stop was asked for, clients have this long to get the rest of their answers.
 const FAREWELL: Duration = Duration::from_secs(10);
+
+/// Of what is asked for most.
+const POPULAR_SHOWN: usize = 20;
 
 /// Of traffic, in the page's table.
 const HOURS_SHOWN: usize = 24;
@@ -92,7 +97,9 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     tasks::spawn("control", serve_control(control, parts.clone(), stopping.clone()));
     tasks::spawn("probe", parts.journey.upstreams().clone().probe());
     let store = parts.journey.store().clone();
-    store.set_watcher(Arc::new(peers::Watch(parts.site.clone())));
+    let (site, generations) = (parts.site.clone(), parts.generations.clone());
+    store.set_watcher(Arc::new(peers::Watch { site, generations }));
+    parts.recall_names().await;
     tasks::blocking("reconcile", move || {
         if let Err(fault) = store.tell_all() {
             tracing::warn!(%fault, "the others do not learn of all that this node holds");
@@ -104,6 +111,7 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     }
     parts.site.start(Arc::new(Duties::new(&parts)), parts.wanted());
     tasks::spawn("chronicle", chronicle::keep(parts.clone(), stopping));
+    tasks::spawn("helper", parts.helper.clone().run());
     parts.greet();
     service::ready();
     let told = parts.clone();
@@ -136,6 +144,8 @@ struct Parts {
     identity: Identity,
     site: Site,
     leaving: Leaving,
+    helper: Helper,
+    importing: Importing,
     chronicle: Chronicle,
     events: Events,
     /// What `verify` has found so far, since it was last begun.
@@ -183,6 +193,7 @@ impl Parts {
             copy_rate,
         };
         let journey = Journey::new(options, store, flights, upstreams, site.clone(), ledger.clone(), clock.clone())?;
+        let helper = Helper::new(config.helper.clone(), journey.clone(), site.clone(), clock.clone());
         let (started, verifying) = (clock.now(), Arc::default());
         Ok(Arc::new(Self {
             started,
@@ -196,6 +207,8 @@ impl Parts {
             identity,
             site,
             leaving: Leaving::default(),
+            helper,
+            importing: Importing::default(),
             chronicle,
             events: Events::default(),
             verifying,
@@ -229,6 +242,22 @@ impl Parts {
         Wanted { mdns, seeds, remembered_file: self.config.state_dir.join("peers") }
     }
 
+    /// What repositories say of a URL, and whether what is stored is that.
+    fn said(&self, url: &Url, stored: Option<&StoredObject>) -> Option<status::Said> {
+        let Some(said) = self.generations.said(url) else {
+            let generation = "superseded".into();
+            let gone = status::Said { root: String::new(), generation, digest: None, verified: None };
+            return self.generations.is_superseded(url).then_some(gone);
+        };
+        let digest = said.promise.map(|promise| promise.digest.to_string());
+        Some(status::Said {
+            root: said.root.to_string(),
+            generation: if said.is_current { "current" } else { "earlier" }.into(),
+            verified: stored.filter(|_| digest.is_some()).map(|stored| stored.digest == digest),
+            digest,
+        })
+    }
+
     fn address(&self) -> String {
         let ip = match self.config.listen.ip() {
             ip if ip.is_unspecified() => net::own_address().unwrap_or(ip),
@@ -243,8 +272,9 @@ impl Parts {
     }
 
     /// Flights are journalled, the others are told, the index is written.
-    async fn farewell(&self) {
+    async fn farewell(self: &Arc<Self>) {
         self.journey.flights().suspend_all().await;
+        self.write_names().await;
         self.site.leave().await;
         self.chronicle.record(self.clock.now(), &self.ledger.traffic());
         self.chronicle.write().await;
@@ -262,17 +292,7 @@ impl Operations for Parts {
         let usage = self.journey.store().usage();
         let address = self.address();
         let (now, traffic) = (self.clock.now(), self.ledger.traffic());
-        let flights = self.journey.flights().status().into_iter().map(|flight| {
-            let seconds = now.since(flight.started).as_secs_f64().max(0.001);
-            Flight {
-                url: flight.url.to_string(),
-                bytes: flight.bytes,
-                total: flight.total,
-                readers: flight.readers as u64,
-                source: flight.source,
-                rate: (flight.bytes as f64 / seconds) as u64,
-            }
-        });
+        let popular = self.site.popular(POPULAR_SHOWN).into_iter();
         let configured = self.config.repos.iter().map(|(name, repo)| Repo {
             name: name.clone(),
             upstreams: self.repos.mirrors(name).iter().map(ToString::to_string).collect(),
@@ -300,10 +320,10 @@ impl Operations for Parts {
             site: peers::status(self, &usage, &address),
             cache: Cache { objects: usage.objects, bytes: usage.bytes, limit_bytes: usage.limit_bytes },
             traffic,
-            flights: flights.collect(),
-            popular: Vec::new(),
+            flights: self.journey.flights().status(),
+            popular: popular.map(|it| Popular { name: it.name, demand: it.demand, copies: it.copies as u64 }).collect(),
             repos,
-            helper: Helper::default(),
+            helper: self.helper.status(),
             history: self.chronicle.kept(now, &traffic),
             errors: self.ledger.failures(),
         }
@@ -370,7 +390,10 @@ impl Operations for Parts {
                 in_memory: in_memory(&entry),
                 digest: entry.digest.as_ref().map(ToString::to_string),
             });
-            let flight = self.status().flights.into_iter().find(|flight| flight.url == named.key.as_str());
+            let said = self.said(&named.key, stored.as_ref());
+            let name = called(&named.key);
+            let popularity = name.and_then(|name| self.site.demand(&name));
+            let flight = self.journey.flights().status().into_iter().find(|flight| flight.url == named.key.as_str());
             Ok(Lookup {
                 url: url.to_string(),
                 key: named.key.to_string(),
@@ -379,6 +402,8 @@ impl Operations for Parts {
                 flight,
                 would: would.into(),
                 sources: named.sources.iter().map(ToString::to_string).collect(),
+                said,
+                popularity,
             })
         })
     }
@@ -431,6 +456,22 @@ impl Operations for Parts {
 
     fn verify(&self) -> Option<Verify> {
         *self.verifying.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn call_helper(&self) -> u64 {
+        self.helper.call()
+    }
+
+    fn prefetches(&self) -> Vec<status::Prefetch> {
+        self.helper.list()
+    }
+
+    fn begin_import(&self, folder: String) -> status::Import {
+        self.importing.begin(&self.journey, folder.into())
+    }
+
+    fn import(&self) -> Option<status::Import> {
+        self.importing.so_far()
     }
 
     fn begin_drain(&self) -> Drain {

@@ -26,6 +26,8 @@ pub mod flight;
 
 pub mod journey;
 
+pub mod helper;
+
 pub mod door;
 
 pub mod daemon;

@@ -23,7 +23,7 @@ use crate::message::{ADDRESSES_MAX, Head, Message, Tops, VERSION, VERSION_OLDEST
 use crate::mirrors::Mirrors;
 use crate::outbox::Outbox;
 use crate::output::Output;
-use crate::popularity::{Counter, Popularity};
+use crate::popularity::{Counter, NAME_HALF_LIFE, Popularity};
 use crate::random::Random;
 use crate::replication::Replication;
 use crate::time::Instant;
@@ -219,7 +219,7 @@ impl Cluster {
             replication: Replication::new(config.copies_max),
             copying: BTreeMap::new(),
             offers: BTreeMap::new(),
-            names: Popularity::new(NAMES_MAX),
+            names: Popularity::new(NAMES_MAX, NAME_HALF_LIFE),
             tops: BTreeMap::new(),
             tick_at,
             ticks: 0,
@@ -296,7 +296,7 @@ impl Cluster {
             Input::Load { load, room, bytes } => self.loaded(load, room, bytes),
             Input::Requested(key) => self.replication.requested(now, key, 1),
             Input::RequestedOften { key, times } => self.replication.requested(now, key, times),
-            Input::RequestedName(name) => self.requested_name(&name),
+            Input::RequestedName { name, amount } => self.requested_name(&name, amount),
             Input::Claim { key, broken } => self.held.push((key, broken)),
             Input::Progress(key) => self.claims.progressed(now, key),
             Input::Ended { key, stored } => self.claims.ended(&scene, key, stored, &mut self.out),

@@ -7,7 +7,7 @@ use core::time::Duration;
 use crate::identity::{Key, NodeId};
 use crate::message::{DEMANDS_MAX, Demand, Message};
 use crate::outbox::Outbox;
-use crate::popularity::{Popularity, REQUEST};
+use crate::popularity::{HALF_LIFE, Popularity, REQUEST};
 use crate::time::Instant;
 use crate::wire::Few;
 
@@ -59,11 +59,11 @@ impl Replication {
     pub(crate) const fn new(copies_max: usize) -> Self {
         Self {
             copies_max,
-            local: Popularity::new(KEYS_MAX),
+            local: Popularity::new(KEYS_MAX, HALF_LIFE),
             unreported: BTreeMap::new(),
             told: BTreeMap::new(),
             report_at: Instant::from_micros(0),
-            demand: Popularity::new(KEYS_MAX),
+            demand: Popularity::new(KEYS_MAX, HALF_LIFE),
             open: BTreeMap::new(),
         }
     }

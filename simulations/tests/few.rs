@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use imirror_protocol::{Input, Key, NodeId, Why};
+use imirror_protocol::{Input, Key, NodeId, REQUEST, Why};
 use imirror_simulations::checks::{holders_known, inventories_agree, members_agree, unsafe_things};
 use imirror_simulations::{Laws, World};
 
@@ -402,9 +402,9 @@ fn one_seed_is_one_run() {
 fn names_are_counted_for_the_whole_site() {
     let mut world = site(3, 18);
     for node in 0..3 {
-        (0..4).for_each(|_| world.feed(node, Input::RequestedName("vlc.x86_64".into())));
+        (0..4).for_each(|_| world.feed(node, Input::RequestedName { name: "vlc.x86_64".into(), amount: REQUEST }));
     }
-    world.feed(0, Input::RequestedName("mc.x86_64".into()));
+    world.feed(0, Input::RequestedName { name: "mc.x86_64".into(), amount: REQUEST });
     world.run(seconds(61));
     for node in 0..3 {
         let names = world.nodes[node].cluster.as_ref().unwrap().popular_names(5);

@@ -100,6 +100,13 @@ pub(super) fn apt_download(proxy: &str, folder: &Path) -> Vec<u8> {
     std::fs::read(find(folder, "imirror-hello_1.0_all.deb").pop().expect("a package")).unwrap()
 }
 
+/// Downloads what an installation needs, after an update; returns the names of the files.
+pub(super) fn apt_install(proxy: &str, folder: &Path, package: &str) -> Vec<String> {
+    run(apt(proxy, folder).args(["--yes", "--allow-unauthenticated", "--download-only", "install", package]));
+    let files = find(&folder.join("cache/archives"), ".deb").into_iter();
+    files.map(|file| file.file_name().unwrap().to_str().unwrap().to_owned()).collect()
+}
+
 fn apt(proxy: &str, folder: &Path) -> Command {
     let set = |key: &str, value: &str| ["-o".to_owned(), format!("{key}={value}")];
     let path = |part: &str| folder.join(part).display().to_string();

@@ -10,6 +10,7 @@ mod discovery;
 mod disk;
 mod doors;
 mod flights;
+mod helper;
 mod lan;
 mod lan_site;
 mod liar;

@@ -16,16 +16,21 @@ const NAMES: [&str; 4] = ["lab1", "lab2", "lab3", "lab4"];
 
 /// So many nodes of one site, each of which knows all the others.
 pub(crate) fn site(nodes: usize, origin: &Origin) -> Vec<Node> {
-    let site = not_joined(nodes, origin);
+    site_with(nodes, origin, "")
+}
+
+/// The same, with more in their configuration.
+pub(crate) fn site_with(nodes: usize, origin: &Origin, more: &str) -> Vec<Node> {
+    let site = not_joined(nodes, origin, more);
     site.iter().for_each(|node| node.wait_for(|| alive(node) == nodes));
     site
 }
 
-fn not_joined(nodes: usize, origin: &Origin) -> Vec<Node> {
+fn not_joined(nodes: usize, origin: &Origin, more: &str) -> Vec<Node> {
     let addresses: Vec<_> = (0..nodes).map(|_| free_port()).collect();
     let seeds: Vec<_> = addresses.iter().map(ToString::to_string).collect();
     let start = |(place, address)| {
-        let mut node = Node::new(address, &[origin.address()], "")
+        let mut node = Node::new(address, &[origin.address()], more)
             .with_variable("IMIRROR_NAME", NAMES[place])
             .with_variable("IMIRROR_SITE_TOKEN", TOKEN)
             .with_variable("IMIRROR_SITE_SEEDS", seeds.join(","));

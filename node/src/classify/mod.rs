@@ -1,6 +1,7 @@
 //! What a URL names: its key, its class, its format and the digest it may carry. Pure; one table-tested file per
 //! family. Does no I/O and knows nothing of hosts: classes come from the form of a path alone (R15).
 
+mod called;
 pub mod digest;
 pub mod family;
 mod place;
@@ -8,6 +9,7 @@ pub mod url;
 
 use serde::{Deserialize, Serialize};
 
+pub use called::{called, called_by_path};
 pub use digest::{Algorithm, Digest};
 pub use family::{cache_key, classify};
 pub use url::{BadUrl, KeyHash, Url};

@@ -4,6 +4,7 @@
 mod control;
 mod detect;
 mod doctor;
+mod prefetch;
 mod progress;
 mod screen;
 mod site;
@@ -125,6 +126,11 @@ enum Verb {
         cancel: bool,
         #[command(flatten)]
         output: Output,
+    },
+    /// The helper: what it has fetched before anybody asked, and what it will.
+    Prefetch {
+        #[command(subcommand)]
+        verb: prefetch::PrefetchVerb,
     },
     /// Print the effective configuration and where each value came from, or check it.
     Config {
@@ -272,6 +278,7 @@ fn dispatch(arguments: Arguments) -> anyhow::Result<ExitCode> {
             print(&report, output, screen::drained)?;
             return Ok(ExitCode::from(if report.left == 0 { 0 } else { 4 }));
         }
+        Verb::Prefetch { verb } => return prefetch::dispatch(verb, &load()?.config.socket),
         Verb::Config { verb: None, output } => {
             let loaded = load()?;
             warn(&loaded);

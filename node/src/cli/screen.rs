@@ -60,11 +60,18 @@ pub(super) fn status(status: &Status, health: &Health, now: Timestamp) -> String
             ),
         ),
     ];
-    for (name, text) in rows {
+    let helper = &status.helper;
+    let helper = ("helper", format!("{}, {} of {} packages here", helper.doing, helper.present, helper.wanted));
+    let is_at_work = status.helper.enabled || status.helper.wanted > 0;
+    for (name, text) in rows.into_iter().chain(is_at_work.then_some(helper)) {
         // Writing to a `String` cannot fail, here and below.
         let _ = writeln!(screen, "  {name:<11} {text}");
     }
     list(&mut screen, "downloads", &status.flights, flight);
+    list(&mut screen, "popular", &status.popular, |popular| {
+        let copies = if popular.copies == 1 { "1 copy".into() } else { format!("{} copies", popular.copies) };
+        format!("{:<39} asked for {:.0} times, {copies}", popular.name, popular.demand)
+    });
     list(&mut screen, "repos", &status.repos, |repo| {
         let packages: u64 = repo.roots.iter().map(|root| root.packages).sum();
         let made = repo.roots.iter().filter_map(|root| root.made).max();
@@ -156,6 +163,25 @@ pub(super) fn lookup(found: &Lookup, now: Timestamp) -> String {
     }
     if let Some(under_way) = &found.flight {
         row("loading", &flight(under_way));
+    }
+    if let Some(said) = &found.said {
+        let verified = match said.verified {
+            Some(true) => ", and what is here is that",
+            Some(false) => ", and what is here is something else",
+            None => "",
+        };
+        let text = match &said.digest {
+            _ if said.generation == "superseded" => "its repository has other versions instead".to_owned(),
+            Some(digest) => format!("the {} generation names {digest}{verified}", said.generation),
+            None => format!("the {} generation names it", said.generation),
+        };
+        row("repo", &text);
+        if !said.root.is_empty() {
+            row("", &said.root);
+        }
+    }
+    if let Some(popularity) = found.popularity {
+        row("asked for", &format!("{popularity:.0} times in the last weeks, in any version"));
     }
     row("would be", &found.would);
     for source in &found.sources {

@@ -1,5 +1,5 @@
 use super::*;
-use crate::ledger::status::StoredObject;
+use crate::ledger::status::{Said, StoredObject};
 use crate::os::clock::Timestamp;
 use std::time::Duration;
 
@@ -31,6 +31,7 @@ Commands:
   purge             Forget a URL, or with --repo everything below it
   verify            Read everything that is stored and drop what is damaged
   drain             Hand over what only this node has, so that it can be stopped without a loss
+  prefetch          The helper: what it has fetched before anybody asked, and what it will
   config            Print the effective configuration and where each value came from, or check it
   client-config     Print what to write on a client
   apt-proxy-detect  Print the proxy for apt's Acquire::http::Proxy-Auto-Detect: the node here or one
@@ -136,6 +137,9 @@ lab1  imirror 0.1.0  http://192.0.2.1:3142  up 1 d 2 h
   downloads
     20.0 MiB of 80.0 MiB, 5.0 MiB/s from example.org, 3 readers  http://example.org/fedora/kernel-core-7.0.rpm
 
+  popular
+    kernel-core:x86_64                      asked for 42 times, 2 copies
+
   repos
     http://192.0.2.1:3142/fedora/  from https://example.org/pub/fedora  60000 packages known, made 1 d 3 h ago
 
@@ -146,6 +150,7 @@ lab1  imirror 0.1.0  http://192.0.2.1:3142  up 1 d 2 h
     busy.flights = vec![busy.flights[0].clone(); 12];
     busy.repos.clear();
     let health = Health { degraded: vec!["the cache folder is read-only".into()], unreachable: vec![] };
+    busy.popular.clear();
     let screen = screen::status(&busy, &health, NOW);
     assert!(screen.contains("    and 2 more\n\n  DEGRADED\n    the cache folder is read-only\n"), "{screen}");
 }
@@ -189,6 +194,8 @@ fn the_lookup_screen() {
         flight: Some(Status::example().flights[0].clone()),
         would: "joined to the download under way".into(),
         sources: vec!["http://example.org/fedora/vim.rpm".into()],
+        said: None,
+        popularity: None,
     };
     insta::assert_snapshot!(screen::lookup(&found, NOW), @r##"
 http://lab1/fedora/vim.rpm
@@ -210,6 +217,13 @@ http://lab1/fedora/vim.rpm
         in_memory: true,
         digest: Some("sha256:00ff".into()),
     });
+    found.said = Some(Said {
+        root: "http://example.org/fedora/repodata/repomd.xml".into(),
+        generation: "current".into(),
+        digest: Some("sha256:00ff".into()),
+        verified: Some(true),
+    });
+    found.popularity = Some(2.6);
     insta::assert_snapshot!(screen::lookup(&found, NOW), @r##"
 http://lab1/fedora/vim.rpm
 
@@ -217,6 +231,9 @@ http://lab1/fedora/vim.rpm
   here      1.4 MiB in memory and on disk, BLAKE3 af1349b9
   age       stored 1 d 2 h ago, confirmed 1 min 30 s ago
   digest    sha256:00ff
+  repo      the current generation names sha256:00ff, and what is here is that
+            http://example.org/fedora/repodata/repomd.xml
+  asked for 3 times in the last weeks, in any version
   would be  joined to the download under way
   source    http://example.org/fedora/vim.rpm
 "##);

@@ -1,7 +1,7 @@
 //! The site as the rest of the node sees it, and what drives `imirror_protocol::Cluster`: what happens is told to it, what it
 //! wants done is done here. What is decided is decided there.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -10,8 +10,8 @@ use std::time::Duration;
 use futures_util::future::BoxFuture;
 use imirror_protocol::token::{SiteId, Token};
 use imirror_protocol::{
-    Cluster, Config, ConnectionId, Incarnation, Input, Instant, Key, NodeId, Outcome, Output, Plan, Status, Version,
-    Why,
+    Cluster, Config, ConnectionId, Incarnation, Input, Instant, Key, NodeId, Outcome, Output, Plan, REQUEST, Status,
+    Version, Why,
 };
 use quinn::Endpoint;
 use tokio::sync::{Notify, Semaphore, mpsc, oneshot, watch};
@@ -50,6 +50,9 @@ const REQUESTS_MAX: usize = 16 * 1024;
 /// Who was complained of in the log, and when.
 const COMPLAINTS_MAX: usize = 256;
 
+/// Names of packages whose demand is remembered over a restart.
+const NAMES_KEPT_MAX: usize = 4096;
+
 /// The same is complained of again after this.
 const COMPLAIN_EVERY: Duration = Duration::from_secs(3600);
 
@@ -79,6 +82,16 @@ pub struct Profile {
     pub listen: SocketAddr,
     /// See [`Config::copies_max`].
     pub copies_max: usize,
+}
+
+/// A package by its name, with its architecture.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Popular {
+    pub name: String,
+    /// Requests in the whole site, of which those of a month ago count half.
+    pub demand: f64,
+    /// Nodes that have what was asked for last under that name at this one.
+    pub copies: usize,
 }
 
 /// Who fetches something from upstream.
@@ -123,7 +136,9 @@ struct Inner {
     /// There is something to be done earlier than was planned.
     sooner: Notify,
     /// What `requested` has gathered: the state machine is not woken for each hit.
-    requests: Mutex<Vec<Key>>,
+    requests: Mutex<Vec<(Key, Option<Arc<str>>)>>,
+    /// What was asked for last of a name. Its lock is taken before that of `state`.
+    latest: Mutex<BTreeMap<Arc<str>, Key>>,
     errands: mpsc::UnboundedSender<Errand>,
     /// Taken by `start`.
     waiting_errands: Mutex<Option<mpsc::UnboundedReceiver<Errand>>>,
@@ -207,6 +222,7 @@ impl Site {
             state: Mutex::new(state),
             sooner: Notify::new(),
             requests: Mutex::default(),
+            latest: Mutex::default(),
             errands,
             waiting_errands: Mutex::new(Some(waiting_errands)),
             connections: AtomicU64::new(0),
@@ -331,12 +347,49 @@ impl Site {
         self.0.tell(Input::Answered { peer, outcome });
     }
 
-    /// A client has asked for this. Costs next to nothing.
-    pub fn requested(&self, key: &KeyHash) {
+    /// A client has asked for this, which is a package that is called so. Costs next to nothing.
+    pub fn requested(&self, key: &KeyHash, name: Option<&Arc<str>>) {
         let mut requests = self.0.requests.lock().unwrap_or_else(PoisonError::into_inner);
         if requests.len() < REQUESTS_MAX {
-            requests.push(of(key));
+            requests.push((of(key), name.cloned()));
         }
+    }
+
+    /// The packages most asked for in the site by their names, most first.
+    pub fn popular(&self, count: usize) -> Vec<Popular> {
+        let latest = self.0.latest();
+        let state = self.0.state();
+        let copies = |key: &Key| usize::from(state.cluster.holds(*key)) + state.cluster.copies_elsewhere(*key);
+        let popular = state.cluster.popular_names(count).into_iter().map(|(name, amount)| Popular {
+            demand: amount as f64 / f64::from(REQUEST),
+            copies: latest.get(name.as_str()).map_or(0, copies),
+            name,
+        });
+        popular.collect()
+    }
+
+    /// The demand for packages of a name, as of [`Self::popular`]; `None`: nobody asks for it.
+    pub fn demand(&self, name: &str) -> Option<f64> {
+        let found = self.popular(NAMES_KEPT_MAX).into_iter().find(|popular| popular.name == name);
+        found.map(|popular| popular.demand)
+    }
+
+    /// What this node will want to know of names after its next start, see [`Self::recall_names`].
+    pub fn own_names(&self) -> Vec<(String, u32)> {
+        self.count_requests();
+        self.0.state().cluster.own_names(NAMES_KEPT_MAX)
+    }
+
+    /// What an earlier run has counted.
+    pub fn recall_names(&self, names: Vec<(String, u32)>) {
+        for (name, amount) in names.into_iter().take(NAMES_KEPT_MAX) {
+            self.0.tell(Input::RequestedName { name, amount });
+        }
+    }
+
+    /// Of all live nodes the one whose business a key is first.
+    pub fn is_home_of(&self, key: &KeyHash) -> bool {
+        self.0.state().cluster.home_of(of(key)) == self.0.own
     }
 
     /// The store has this now, or has it no more.
@@ -401,9 +454,15 @@ impl Site {
     fn count_requests(&self) {
         let mut requests = std::mem::take(&mut *self.0.requests.lock().unwrap_or_else(PoisonError::into_inner));
         requests.sort_unstable();
-        for same in requests.chunk_by(|a, b| a == b) {
+        for same in requests.chunk_by(|(a, _), (b, _)| a == b) {
             let times = u32::try_from(same.len()).unwrap_or(u32::MAX);
-            self.0.tell(Input::RequestedOften { key: same[0], times });
+            let (key, name) = (same[0].0, same.iter().find_map(|(_, name)| name.as_ref()));
+            self.0.tell(Input::RequestedOften { key, times });
+            if let Some(name) = name {
+                let amount = times.saturating_mul(REQUEST);
+                self.0.tell(Input::RequestedName { name: name.to_string(), amount });
+                self.0.note_latest(name, key);
+            }
         }
     }
 
@@ -543,6 +602,19 @@ impl Inner {
 
     fn discovery(&self) -> MutexGuard<'_, Option<Discovery>> {
         self.discovery.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn latest(&self) -> MutexGuard<'_, BTreeMap<Arc<str>, Key>> {
+        self.latest.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn note_latest(&self, name: &Arc<str>, key: Key) {
+        let mut latest = self.latest();
+        if latest.insert(name.clone(), key).is_none() && latest.len() > NAMES_KEPT_MAX * 2 {
+            let names = self.state().cluster.popular_names(NAMES_KEPT_MAX);
+            let popular: BTreeSet<&str> = names.iter().map(|(name, _)| name.as_str()).collect();
+            latest.retain(|name, _| popular.contains(&**name));
+        }
     }
 
     fn now(&self) -> Instant {

@@ -78,6 +78,7 @@ pub(super) async fn keep(parts: Arc<Parts>, mut stopping: watch::Receiver<bool>)
         looks += 1;
         if looks.is_multiple_of(WRITE_EVERY) {
             parts.chronicle.write().await;
+            parts.write_names().await;
         }
     }
 }

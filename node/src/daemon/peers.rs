@@ -6,7 +6,7 @@ use futures_util::future::BoxFuture;
 use imirror_protocol::{MemberStatus, NodeId};
 
 use super::Parts;
-use crate::classify::KeyHash;
+use crate::classify::{Class, KeyHash};
 use crate::cluster;
 use crate::cluster::links::PeerStream;
 use crate::cluster::site::{Host, Load};
@@ -14,6 +14,7 @@ use crate::door::peer::{Limits, PeerDoor};
 use crate::journey::Journey;
 use crate::ledger::status::{Member, Site};
 use crate::os::load::Busyness;
+use crate::repos::Generations;
 use crate::store::{Entry, Usage, Watcher};
 
 /// See the module head.
@@ -54,22 +55,29 @@ impl Host for Duties {
 }
 
 /// Tells the site what the store holds.
-pub(super) struct Watch(pub(super) cluster::site::Site);
+pub(super) struct Watch {
+    pub(super) site: cluster::site::Site,
+    pub(super) generations: Arc<Generations>,
+}
 
 impl Watcher for Watch {
     fn stored(&self, entry: &Entry) {
         // What is not ours goes to no peer.
         if entry.class.is_ours() {
-            self.0.holds(&entry.key, true);
+            self.site.holds(&entry.key, true);
         }
     }
 
     fn removed(&self, key: &KeyHash) {
-        self.0.holds(key, false);
+        self.site.holds(key, false);
     }
 
     fn copies_elsewhere(&self, key: &KeyHash) -> usize {
-        self.0.copies_elsewhere(key)
+        self.site.copies_elsewhere(key)
+    }
+
+    fn is_superseded(&self, entry: &Entry) -> bool {
+        entry.class == Class::Package && self.generations.is_superseded(&entry.url)
     }
 }
 

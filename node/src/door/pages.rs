@@ -13,7 +13,7 @@ use super::events::Events;
 use super::page::{self, View};
 use crate::fault::Fault;
 use crate::ledger::history::{Series, Span, Sums};
-use crate::ledger::status::{Drain, Health, Lookup, Status, Verify};
+use crate::ledger::status::{Drain, Health, Import, Lookup, Prefetch, Status, Verify};
 use crate::os::clock::Timestamp;
 use crate::repos::metalink::Root;
 
@@ -43,6 +43,14 @@ pub trait Operations: Send + Sync {
     fn begin_verify(&self) -> Verify;
     /// How far that has come, if it ever began.
     fn verify(&self) -> Option<Verify>;
+    /// The helper is to look for what is new now, and to fetch what is wanted; says at how many rounds that will have been done.
+    fn call_helper(&self) -> u64;
+    /// What the helper wants to have, what counts most first.
+    fn prefetches(&self) -> Vec<Prefetch>;
+    /// Begins to take packages from a folder of this machine, unless that is under way; says how far it has come.
+    fn begin_import(&self, folder: String) -> Import;
+    /// How far that has come, if it ever began.
+    fn import(&self) -> Option<Import>;
     /// Begins to hand over what only this node has, unless that is under way; says how far it has come.
     fn begin_drain(&self) -> Drain;
     /// How far that has come; `None` when the node is not leaving.
@@ -92,6 +100,13 @@ pub async fn answer(operations: &dyn Operations, method: &Method, path: &str, re
         "/-/api/verify" if reads && trusted => match operations.verify() {
             Some(verify) => json(&verify),
             None => text(StatusCode::NOT_FOUND, "text/plain", "nothing is being verified\n"),
+        },
+        "/-/api/prefetch" if method == Method::POST && trusted => json(&operations.call_helper()),
+        "/-/api/prefetch" if reads && trusted => json(&operations.prefetches()),
+        "/-/api/import" if method == Method::POST && trusted => json(&operations.begin_import(decoded(query))),
+        "/-/api/import" if reads && trusted => match operations.import() {
+            Some(import) => json(&import),
+            None => text(StatusCode::NOT_FOUND, "text/plain", "nothing is being imported\n"),
         },
         "/-/api/drain" if method == Method::POST && trusted => json(&operations.begin_drain()),
         "/-/api/drain" if method == Method::DELETE && trusted => json(&operations.end_drain()),
@@ -265,6 +280,19 @@ mod tests {
         fn verify(&self) -> Option<Verify> {
             (self.changes.load(Ordering::Relaxed) > 0).then(|| Verify { objects: 4, ..Verify::default() })
         }
+        fn call_helper(&self) -> u64 {
+            self.changes.fetch_add(1, Ordering::Relaxed) + 1
+        }
+        fn prefetches(&self) -> Vec<Prefetch> {
+            Vec::new()
+        }
+        fn begin_import(&self, folder: String) -> Import {
+            self.changes.fetch_add(1, Ordering::Relaxed);
+            Import { error: Some(folder), ..Import::default() }
+        }
+        fn import(&self) -> Option<Import> {
+            None
+        }
         fn begin_drain(&self) -> Drain {
             self.changes.fetch_add(1, Ordering::Relaxed);
             Drain { handed: 5, ..Drain::default() }
@@ -306,6 +334,10 @@ mod tests {
             ("POST", "/-/api/purge?x"),
             ("POST", "/-/api/verify"),
             ("GET", "/-/api/verify"),
+            ("POST", "/-/api/prefetch"),
+            ("GET", "/-/api/prefetch"),
+            ("POST", "/-/api/import?%2Fsrv"),
+            ("GET", "/-/api/import"),
             ("POST", "/-/api/drain"),
             ("DELETE", "/-/api/drain"),
             ("GET", "/-/api/drain"),
@@ -327,7 +359,9 @@ mod tests {
         assert_eq!(asked(&node, "GET", "/-/api/drain", true).await.0, 404, "it is not leaving");
         assert!(asked(&node, "POST", "/-/api/drain", true).await.1.contains("\"handed\":5"));
         assert_eq!(asked(&node, "DELETE", "/-/api/drain", true).await, (200, "null".into()));
-        assert_eq!(node.changes.load(Ordering::Relaxed), 5);
+        assert_eq!(asked(&node, "POST", "/-/api/prefetch", true).await, (200, "6".into()));
+        assert!(asked(&node, "POST", "/-/api/import?%2Fa%20b", true).await.1.contains("/a b"));
+        assert_eq!(node.changes.load(Ordering::Relaxed), 7);
         assert_eq!(asked(&node, "GET", "/-/api/purge?x", true).await.0, 404, "reading changes nothing");
         let (status, body) = asked(&node, "GET", "/-/api/lookup?x%26y", true).await;
         assert_eq!((status, body.as_str()), (400, "bad request: x&y\n"));

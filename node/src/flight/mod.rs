@@ -4,6 +4,7 @@
 //! Knows nothing of the door: a reader is a cursor that yields bytes.
 
 mod here;
+mod pace;
 mod pump;
 mod reader;
 mod resume;
@@ -23,7 +24,7 @@ use tokio::sync::{Notify, oneshot, watch};
 use crate::classify::{Class, KeyHash, Url};
 use crate::cluster::site::{Grant, Site};
 use crate::fault::{Cause, Fault};
-use crate::ledger::Ledger;
+use crate::ledger::{Ledger, status};
 use crate::os::clock::{Clock, Timestamp};
 use crate::os::tasks;
 use crate::store::{Entry, Growing, ObjectId, Plan, Store};
@@ -31,6 +32,7 @@ use crate::upstream::{Answer, Upstreams};
 use source::Ties;
 
 pub use here::{Expectation, Here};
+pub use pace::Pace;
 pub use reader::Reader;
 pub use resume::strong_validator;
 pub use source::Source;
@@ -75,6 +77,29 @@ pub struct Departure {
     pub hold_back: bool,
     /// Called when it has landed, before its readers get what was held back.
     pub landing: Option<Landing>,
+    /// How fast it comes as long as nobody reads it; as fast as it can, where that is not said.
+    pub pace: Option<Arc<Pace>>,
+}
+
+impl Departure {
+    /// The usual: all of it from here, to be stored.
+    pub fn new(plan: Plan, source: Source, sources: Vec<Url>, fields: HeaderMap) -> Self {
+        Self {
+            plan,
+            source,
+            taken_up: None,
+            from: 0,
+            sources,
+            fields,
+            grant: None,
+            object: None,
+            keep: true,
+            is_copy: false,
+            hold_back: false,
+            landing: None,
+            pace: None,
+        }
+    }
 }
 
 /// What is to be done with an object that has just been stored. Does not block.
@@ -116,6 +141,7 @@ pub struct Flight {
     /// Readers get the end only when it has landed.
     holds_back: bool,
     landing: Mutex<Option<Landing>>,
+    pace: Option<Arc<Pace>>,
     /// Bytes have arrived, or the phase has changed.
     news: Notify,
     readers: AtomicUsize,
@@ -139,17 +165,6 @@ struct SideRequests {
     /// The source ignores `Range`, or its version cannot be named in `If-Range`.
     impossible: AtomicBool,
     call: Arc<Notify>,
-}
-
-/// A line of `status`.
-#[derive(Debug, Clone)]
-pub struct FlightStatus {
-    pub url: Url,
-    pub bytes: u64,
-    pub total: Option<u64>,
-    pub readers: usize,
-    pub source: String,
-    pub started: Timestamp,
 }
 
 /// Is it the rest of what an earlier flight has left, as it was asked for with `Range` and `If-Range`?
@@ -228,6 +243,7 @@ impl Flights {
             is_copy,
             hold_back,
             landing,
+            pace,
         } = departure;
         let growing = match taken_up.map_or_else(|| self.0.store.begin(plan), Ok) {
             Ok(growing) => growing,
@@ -258,15 +274,22 @@ impl Flights {
             is_copy,
             holds_back: hold_back || growing.plan().digest.is_some(),
             landing: Mutex::new(landing),
+            pace,
             growing,
         });
         self.0.in_progress().insert(flight.key(), flight.clone());
         Ok((flight, source, from))
     }
 
+    /// Does anybody wait for bytes from upstream?
+    fn clients_download(&self) -> bool {
+        self.0.in_progress().values().any(|flight| flight.is_read() && flight.peer().is_none())
+    }
+
     /// What is in progress now.
-    pub fn status(&self) -> Vec<FlightStatus> {
-        self.0.in_progress().values().map(|flight| flight.status()).collect()
+    pub fn status(&self) -> Vec<status::Flight> {
+        let now = self.0.clock.now();
+        self.0.in_progress().values().map(|flight| flight.status(now)).collect()
     }
 
     /// Ends all flights: what has arrived is kept and taken up again later (R8g).
@@ -348,14 +371,15 @@ impl Flight {
         Reader::new(self.clone())
     }
 
-    fn status(&self) -> FlightStatus {
-        FlightStatus {
-            url: self.plan().url.clone(),
-            bytes: self.growing.present_bytes(),
+    fn status(&self, now: Timestamp) -> status::Flight {
+        let (bytes, seconds) = (self.growing.present_bytes(), now.since(self.started).as_secs_f64().max(0.001));
+        status::Flight {
+            url: self.plan().url.to_string(),
+            bytes,
             total: self.total(),
-            readers: self.readers.load(Ordering::Relaxed),
-            source: self.source.lock().unwrap_or_else(PoisonError::into_inner).to_string(),
-            started: self.started,
+            readers: self.readers.load(Ordering::Relaxed) as u64,
+            source: self.source(),
+            rate: (bytes as f64 / seconds) as u64,
         }
     }
 
@@ -389,11 +413,15 @@ impl Flight {
         }
     }
 
+    fn is_read(&self) -> bool {
+        self.readers.load(Ordering::Relaxed) > 0
+    }
+
     /// Is anybody served by going on? A package always is: it was asked for once and will be again.
     fn worth_finishing(&self) -> bool {
         let present = self.growing.present_bytes();
         match self.growing.total() {
-            _ if self.readers.load(Ordering::Relaxed) > 0 => true,
+            _ if self.is_read() => true,
             // Who comes now waits for the landing, which is to be no wait for anybody.
             _ if self.is_complete() => true,
             _ if !self.keep => false,

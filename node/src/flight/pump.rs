@@ -232,6 +232,7 @@ impl Transfer {
                 flight.news.notify_waiters();
             }
             hasher.wake();
+            flight.keep_pace(flights, fits as u64).await;
             match total {
                 _ if fits == chunk.len() => {}
                 Some(total) if self.at >= total => {
@@ -265,7 +266,7 @@ async fn ask_again(flights: &Flights, flight: &Flight, gap: Range<u64>, source: 
         tracing::info!(url = %flight.plan().url, from = gap.start, peer = %peer.peer(), "a download goes on");
         return Ok(Transfer { source: Source::Peer(Box::new(peer)), at: gap.start, compare_until: gap.start });
     }
-    if flight.is_copy && flight.readers.load(Ordering::Relaxed) == 0 {
+    if flight.is_copy && !flight.is_read() {
         return Err(Fault::internal("no peer has the rest of what was to be copied"));
     }
     let plan = flight.plan();

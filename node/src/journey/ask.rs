@@ -18,7 +18,7 @@ use super::{Asked, Journey};
 use crate::classify::{Class, Classified, KeyHash, Url};
 use crate::cluster::site::Grant;
 use crate::fault::{Cause, Fault, Whose};
-use crate::flight::{self, Departure, Flight, strong_validator};
+use crate::flight::{self, Departure, Flight, Pace, strong_validator};
 use crate::os::tasks;
 use crate::repos::root;
 use crate::store::{Entry, Growing, Plan};
@@ -41,6 +41,16 @@ pub(super) struct Question {
     pub(super) cached: Option<Arc<Entry>>,
     /// A client insists (`no-cache`): caches on the way are told so.
     pub(super) insist: bool,
+    /// Nobody waits for it.
+    pub(super) ahead: Option<Ahead>,
+}
+
+/// How something is asked for that nobody waits for yet.
+#[derive(Clone)]
+pub(super) struct Ahead {
+    /// An answer that the site has got within this time will do.
+    pub(super) age: Duration,
+    pub(super) pace: Arc<Pace>,
 }
 
 impl Question {
@@ -53,7 +63,16 @@ impl Question {
             classified: classified.clone(),
             cached: None,
             insist: false,
+            ahead: None,
         }
+    }
+}
+
+impl Question {
+    /// What it may be found under: its key, and its URL's where that is another.
+    pub(super) fn names(&self) -> impl Iterator<Item = KeyHash> + use<> {
+        let by_url = self.url.key_hash();
+        [Some(self.key), (by_url != self.key).then_some(by_url)].into_iter().flatten()
     }
 }
 
@@ -67,7 +86,7 @@ pub(super) enum Resolution {
     /// Upstream has an older version than what is stored, a lagging mirror; or a newer one that is not whole yet.
     Older,
     /// What is stored is a newer version now.
-    Replaced,
+    Replaced(Arc<Entry>),
     /// Upstream cannot be reached; what is stored has to do.
     Stale(Fault),
     /// An answer to be passed on, with its whole (short) body.
@@ -83,6 +102,13 @@ pub(super) struct SmallAnswer {
     pub(super) fields: HeaderMap,
     pub(super) body: Bytes,
     pub(super) via: String,
+}
+
+impl SmallAnswer {
+    fn not_found() -> Self {
+        let body = Bytes::from_static(b"Not Found\n\nUpstream cannot be reached, and had none of it before.\n");
+        Self { status: StatusCode::NOT_FOUND, fields: HeaderMap::new(), body, via: "none".into() }
+    }
 }
 
 /// The questions being asked now.
@@ -130,7 +156,7 @@ impl Journey {
     }
 
     /// Asks the site, then upstream.
-    async fn inquire(&self, mut question: Question) -> Resolution {
+    pub(super) async fn inquire(&self, mut question: Question) -> Resolution {
         match self.ask_site(&mut question).await {
             Ok(resolution) => resolution,
             Err(mut permission) => {
@@ -211,8 +237,26 @@ impl Journey {
         match (survey.refusal, survey.page, survey.unreachable.or(survey.other)) {
             (Some(answer), _, None) => Resolution::Small(Arc::new(answer)),
             (_, Some(page), _) => Resolution::Unshared(Arc::new(Mutex::new(Some(page)))),
+            (_, None, Some(fault)) if self.has_done_without(&question.url).await => {
+                tracing::debug!(url = %question.url, %fault, "clients have done without it");
+                Resolution::Small(Arc::new(SmallAnswer::not_found()))
+            }
             (_, None, Some(fault)) => Resolution::Failed(fault),
             (None, None, None) => Resolution::Failed(Fault::internal("there is nobody to ask")),
+        }
+    }
+}
+
+impl Journey {
+    /// Is it a file that not every Debian repository has, of one whose `Release` is here? Clients that found it here have asked for the
+    /// others before: they do so now as well, instead of giving up.
+    async fn has_done_without(&self, url: &Url) -> bool {
+        let Some((folder, "InRelease" | "Release.gpg")) = url.as_str().rsplit_once('/') else { return false };
+        let release = Url::parse(&format!("{folder}/Release"));
+        let found = async |url: Url| self.0.store.lookup(url.key_hash()).await.is_ok_and(|entry| entry.is_some());
+        match release {
+            Ok(release) => found(release).await,
+            Err(_) => false,
         }
     }
 }
@@ -256,7 +300,8 @@ impl Survey {
 
 /// The rest of the inquiry: one source after the other, then the sum.
 impl Journey {
-    /// Sources in the order in which they are worth trying: those that have sent wrong bytes late, those remembered as down last. No client waits for more than some.
+    /// Sources in the order in which they are worth trying: those that have sent wrong bytes lately come after the others, and those
+    /// that are remembered as down after them. No client waits for more than some.
     pub(super) fn in_order(&self, sources: &[Url]) -> Vec<Url> {
         let upstreams = &self.0.upstreams;
         let mut sources = sources.to_vec();
@@ -425,21 +470,16 @@ impl Journey {
             digest: question.classified.digest.clone(),
             confirmed_at: None,
         };
-        let fields = self.request_fields(question);
+        let source = flight::Source::Upstream(Box::new(answer));
         let departure = Departure {
-            plan,
-            source: flight::Source::Upstream(Box::new(answer)),
             taken_up: continued.cloned(),
             from,
-            sources,
-            fields,
             grant,
-            object: None,
-            keep: true,
-            is_copy: false,
             // Who has read a root may ask in the same moment for what it names.
             hold_back: root::names_others(&question.url),
             landing: Some(self.landing()),
+            pace: question.ahead.as_ref().map(|ahead| ahead.pace.clone()),
+            ..Departure::new(plan, source, sources, self.request_fields(question))
         };
         match self.0.flights.start(departure).await {
             Ok(flight) => Resolution::Flight(flight),

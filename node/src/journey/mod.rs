@@ -3,6 +3,7 @@
 //!
 //! Knows no connection and no socket: the door brings a request and takes a reply.
 
+mod ahead;
 mod ask;
 pub mod cache_control;
 pub mod conditional;
@@ -31,7 +32,7 @@ pub use reply::{Content, Reply, Stored};
 pub use segments::{Segment, Segments};
 pub use shortcut::{Line, LineRef, Shortcut};
 
-use crate::classify::{Classified, Url, classify};
+use crate::classify::{Class, Classified, Url, called, classify};
 use crate::cluster::site::Site;
 use crate::config;
 use crate::fault::{Cause, Fault};
@@ -118,6 +119,7 @@ impl Journey {
             .map_err(|_| Fault::internal("the name of this node cannot stand in a header field"))?;
         let (questions, fills, shortcuts) = (Questions::default(), Fills::default(), Shortcuts::default());
         let copies = Arc::new(Limiter::new(options.copy_rate));
+        store.set_aside(options.generations.bytes());
         let (handed, switches) = (Handed::default(), Switches::default());
         Ok(Self(Arc::new(Parts {
             options,
@@ -209,14 +211,16 @@ impl Journey {
         let epoch = self.0.options.generations.epoch();
         let classified = self.promised(&asked.key, classified, asked.client).await;
         let (key, url_key) = (classified.key(&asked.key), asked.key.key_hash());
-        self.0.site.requested(&key);
+        let name = (classified.class == Class::Package).then(|| called(&asked.key)).flatten().map(Arc::from);
+        self.0.site.requested(&key, name.as_ref());
         if let Some(hot) = self.0.store.lookup_hot(&url_key)
             && is_right(&hot.entry, &classified)
             && self.decide(&classified, Some(&hot.entry), demand) == Decision::Serve
         {
             self.0.store.touch(&hot.entry, self.0.clock.now());
             let reply = self.stored_reply(asked, hot.entry.clone(), hot.blob.clone(), Outcome::Hit);
-            if let Some(line) = &asked.line {
+            // Where it depends on what the client has got before, each request is looked at.
+            if let Some(line) = asked.line.as_ref().filter(|_| !self.0.options.generations.varies(&asked.key)) {
                 self.remember(line, &asked.url, &classified, &hot, &reply, epoch);
             }
             return Ok(reply);
@@ -298,7 +302,7 @@ impl Journey {
                 Ok(self.flying_reply(asked, &flight, outcome))
             }
             Resolution::Confirmed | Resolution::Older => stored(cached, Outcome::RefreshUnmodified).await,
-            Resolution::Replaced => stored(None, Outcome::RefreshModified).await,
+            Resolution::Replaced(_) => stored(None, Outcome::RefreshModified).await,
             Resolution::Stale(fault) => {
                 tracing::debug!(url = %asked.url, %fault, "served although upstream does not answer");
                 stored(cached, Outcome::Stale).await
@@ -338,6 +342,7 @@ impl Journey {
             classified,
             cached: None,
             insist: false,
+            ahead: None,
         };
         if let Some(flight) = self.0.flights.join(&entry.key) {
             return Ok(flight);

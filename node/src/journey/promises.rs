@@ -68,6 +68,16 @@ impl Journey {
             _ => None,
         };
         self.0.handed.note(client, &asked.key, object);
+        self.0.options.generations.note_asked(&asked.key, self.0.clock.now());
+        let Content::Flying(reader, _) = &reply.content else { return };
+        // Which one it is will be known before the client has all of it.
+        let (journey, flight, root) = (self.clone(), reader.flight().clone(), asked.key.clone());
+        tasks::spawn("handed", async move {
+            flight.landed().await;
+            if let Some(entry) = flight.entry() {
+                journey.0.handed.note(client, &root, Some(entry.object.0));
+            }
+        });
     }
 
     /// Does a generation of a repository that is still served name it?
@@ -125,7 +135,10 @@ impl Journey {
         let now = self.0.clock.now();
         let read = tasks::blocking("read metadata", move || reading.read(blob.reader(), now)).await;
         match read.unwrap_or_else(|panic| Err(std::io::Error::other(panic.to_string()))) {
-            Ok(listed) => Some(listed),
+            Ok(listed) => {
+                self.0.store.set_aside(self.0.options.generations.bytes());
+                Some(listed)
+            }
             Err(error) => {
                 tracing::warn!(url = %entry.url, %error, "metadata cannot be read; it is passed on as it came");
                 None

@@ -14,7 +14,7 @@ use quick_cache::sync::Cache;
 
 use super::freshness::{Decision, Demand, Known, decide};
 use super::{Content, Journey, Reply, Segments, Stored, known};
-use crate::classify::{Class, Classified, Digest, KeyHash, Url};
+use crate::classify::{Class, Classified, Digest, KeyHash, Url, called};
 use crate::ledger::Outcome;
 use crate::store::Hot;
 
@@ -84,6 +84,8 @@ pub struct Shortcut {
     hot: Weak<Hot>,
     /// What counts how often it is asked for: the content, by whichever URL.
     key: KeyHash,
+    /// What the package is called.
+    name: Option<Arc<str>>,
     /// When what repositories say was looked at.
     epoch: u64,
     /// What is known of it, but for its age.
@@ -133,7 +135,7 @@ impl Journey {
             self.0.store.lookup_hot(&hot.entry.key);
         });
         self.0.store.touch(&hot.entry, now);
-        self.0.site.requested(&shortcut.key);
+        self.0.site.requested(&shortcut.key, shortcut.name.as_ref());
         let segments = Segments::whole(Some(hot.entry.size));
         let content = Content::Stored(Stored { entry: hot.entry.clone(), blob: hot.blob.clone() }, segments);
         Some((shortcut, Reply { status: StatusCode::OK, fields, content, outcome, from: None }))
@@ -162,6 +164,7 @@ impl Journey {
             class: classified.class,
             hot: Arc::downgrade(hot),
             key: classified.digest.as_ref().and_then(Digest::content_key).unwrap_or(hot.entry.key),
+            name: called(url).map(Into::into),
             epoch,
             known: known(classified, &hot.entry, self.0.clock.now()),
             answered: Mutex::new(Answered { age, fields: packed(&reply.fields), outcome: reply.outcome }),

@@ -43,6 +43,7 @@ impl Permission {
         let version = match (resolution, &question.cached) {
             (Resolution::Confirmed, Some(entry)) => version(&entry.head.fields),
             (Resolution::Flight(flight), _) => version(&flight.plan().head.fields),
+            (Resolution::Replaced(entry), _) => version(&entry.head.fields),
             _ => None,
         };
         if let (Some(asking), Some(version)) = (self.asking, version) {
@@ -77,16 +78,19 @@ impl Journey {
     /// From a peer that has it or is getting it; or the permission to fetch it from upstream.
     async fn fetch_from_site(&self, question: &Question) -> Result<Arc<Flight>, Permission> {
         let (site, key) = (&self.0.site, &question.key);
-        let plan = site.plan(key);
-        for source in &plan.sources {
-            if let Some(flight) = self.fetch_from(question, source.peer, plan.keep, source.hedge_after).await {
-                return Ok(flight);
+        let mut broken = None;
+        for name in question.names() {
+            let plan = site.plan(&name);
+            for source in &plan.sources {
+                let patience = source.hedge_after;
+                if let Some(flight) = self.fetch_from(question, &name, source.peer, plan.keep, patience).await {
+                    return Ok(flight);
+                }
+                if name == *key {
+                    broken = Some(source.peer);
+                }
             }
         }
-        if let Some(flight) = self.fetch_by_url(question).await {
-            return Ok(flight);
-        }
-        let mut broken = plan.sources.last().map(|source| source.peer);
         let expectation = self.0.flights.announce(*key);
         for _ in 0..FOLLOWED_MAX {
             match site.claim(key, broken).await {
@@ -98,7 +102,7 @@ impl Journey {
                     });
                 }
                 Claimed::Follow(peer) => {
-                    if let Some(flight) = self.fetch_from(question, peer, true, FIRST_BYTE).await {
+                    if let Some(flight) = self.fetch_from(question, key, peer, true, FIRST_BYTE).await {
                         return Ok(flight);
                     }
                     broken = Some(peer);
@@ -106,24 +110,6 @@ impl Journey {
             }
         }
         Err(Permission::default())
-    }
-
-    /// From a peer that has checked it against the same digest, but knows it by its URL only.
-    async fn fetch_by_url(&self, question: &Question) -> Option<Arc<Flight>> {
-        let key = question.url.key_hash();
-        if key == question.key {
-            return None;
-        }
-        let plan = self.0.site.plan(&key);
-        for source in &plan.sources {
-            let patience = source.hedge_after.max(FIRST_BYTE);
-            let got = self.0.site.get(source.peer, &key, Known::Nothing, 0..u64::MAX, patience).await;
-            let same = got.filter(|(_, told)| told.described.digest == question.classified.digest);
-            if let Some((source, told)) = same {
-                return self.depart(question, source, told, plan.keep, false).await;
-            }
-        }
-        None
     }
 
     /// Has anybody in the site asked upstream about what is stored here, or is anybody asking?
@@ -136,8 +122,9 @@ impl Journey {
             Class::MutableMetadata => freshness.metadata,
             _ => freshness.package,
         };
-        let age = match window {
-            Window::For(window) if !question.insist => window,
+        let age = match (&question.ahead, window) {
+            (Some(ahead), _) => ahead.age,
+            (None, Window::For(window)) if !question.insist => window,
             _ => Duration::ZERO,
         };
         match self.0.site.confirm(&question.key, age).await {
@@ -146,10 +133,12 @@ impl Journey {
                 self.0.store.confirm(entry, None);
                 Ok(Resolution::Confirmed)
             }
-            Confirmation::Known { by, .. } => match self.fetch_from(question, by, true, FIRST_BYTE).await {
-                Some(flight) => Ok(Resolution::Flight(flight)),
-                None => Err(Permission::default()),
-            },
+            Confirmation::Known { by, .. } => {
+                match self.fetch_from(question, &question.key, by, true, FIRST_BYTE).await {
+                    Some(flight) => Ok(Resolution::Flight(flight)),
+                    None => Err(Permission::default()),
+                }
+            }
         }
     }
 
@@ -165,7 +154,8 @@ impl Journey {
         source.limit(self.0.copies.clone());
         let url = told.described.url.clone();
         let Named { sources, .. } = self.0.options.repos.resolve(&url);
-        let question = Question { key, sources, cached: None, insist: false, classified: classify(&url), url };
+        let classified = classify(&url);
+        let question = Question { key, sources, cached: None, insist: false, ahead: None, classified, url };
         match self.depart(&question, source, told, true, true).await {
             Some(flight) => {
                 flight.landed().await;
@@ -175,16 +165,20 @@ impl Journey {
         }
     }
 
-    /// A download from a peer, if it has what is asked for or is getting it.
+    /// A download from a peer, if it has what is asked for, under this name, or is getting it. What it has by its URL is the same
+    /// only if the peer has checked it against the same digest.
     async fn fetch_from(
         &self,
         question: &Question,
+        name: &KeyHash,
         peer: NodeId,
         keep: bool,
         patience: Duration,
     ) -> Option<Arc<Flight>> {
-        let (source, told) =
-            self.0.site.get(peer, &question.key, Known::Nothing, 0..u64::MAX, patience.max(FIRST_BYTE)).await?;
+        let (source, told) = self.0.site.get(peer, name, Known::Nothing, 0..u64::MAX, patience.max(FIRST_BYTE)).await?;
+        if *name != question.key && told.described.digest != question.classified.digest {
+            return None;
+        }
         self.depart(question, source, told, keep, false).await
     }
 
@@ -207,14 +201,8 @@ impl Journey {
             digest: question.classified.digest.clone().or(told.described.digest),
             confirmed_at: Some(now.before(told.confirmed_age)),
         };
+        let source = flight::Source::Peer(Box::new(source));
         let departure = Departure {
-            plan,
-            source: flight::Source::Peer(Box::new(source)),
-            taken_up: None,
-            from: 0,
-            sources: self.in_order(&question.sources),
-            fields: self.request_fields(question),
-            grant: None,
             object: told.object,
             // Metadata is small, and asked for by everybody.
             keep: keep || class != Class::Package,
@@ -222,6 +210,8 @@ impl Journey {
             // Who has read a root may ask in the same moment for what it names.
             hold_back: root::names_others(&question.url),
             landing: Some(self.landing()),
+            pace: question.ahead.as_ref().map(|ahead| ahead.pace.clone()),
+            ..Departure::new(plan, source, self.in_order(&question.sources), self.request_fields(question))
         };
         match self.0.flights.start(departure).await {
             Ok(flight) => Some(flight),

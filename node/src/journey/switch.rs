@@ -2,7 +2,6 @@
 //! old one is there in the new version, too; until then, and if a mirror has not all of it yet, the old generation stays whole.
 
 use std::collections::BTreeSet;
-use std::io::Read;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -20,9 +19,6 @@ use crate::upstream::Answer;
 
 /// How long a client waits for the new generation; then it gets the old one, and the next who asks the new one.
 const PATIENCE: Duration = Duration::from_secs(4);
-
-/// Longest root that is read.
-const ROOT_MAX: u64 = 32 * 1024 * 1024;
 
 /// The roots that are being brought in.
 #[derive(Default)]
@@ -59,29 +55,19 @@ impl Journey {
             return Resolution::Older;
         }
         let switching = Switching { journey: self.clone(), key: question.key };
-        let departure = Departure {
-            plan: Plan {
-                url: question.url.clone(),
-                // Under the root's own name the old one stays meanwhile.
-                key: KeyHash::of(format!("next {}", question.url).as_bytes()),
-                class: question.classified.class,
-                head: freshness::stored_head(&answer.fields, self.0.clock.now().to_system_time()),
-                total: answer.body.length(),
-                digest: None,
-                confirmed_at: None,
-            },
-            source: flight::Source::Upstream(Box::new(answer)),
-            taken_up: None,
-            from: 0,
-            sources: self.in_order(&question.sources),
-            fields: self.request_fields(question),
-            grant: None,
-            object: None,
-            keep: true,
-            is_copy: false,
-            hold_back: false,
-            landing: None,
+        let plan = Plan {
+            url: question.url.clone(),
+            // Under the root's own name the old one stays meanwhile.
+            key: KeyHash::of(format!("next {}", question.url).as_bytes()),
+            class: question.classified.class,
+            head: freshness::stored_head(&answer.fields, self.0.clock.now().to_system_time()),
+            total: answer.body.length(),
+            digest: None,
+            confirmed_at: None,
         };
+        let source = flight::Source::Upstream(Box::new(answer));
+        let sources = self.in_order(&question.sources);
+        let departure = Departure::new(plan, source, sources, self.request_fields(question));
         let flight = match self.0.flights.start(departure).await {
             Ok(flight) => flight,
             Err((fault, _)) => return Resolution::Stale(fault),
@@ -106,11 +92,7 @@ impl Journey {
         let generations = &self.0.options.generations;
         let place = root::place(url).ok_or_else(|| Fault::internal("not a root"))?;
         let blob = self.0.store.open_blob(entry).await?;
-        let read = tasks::blocking("read a root", move || {
-            let mut bytes = Vec::new();
-            blob.reader().take(ROOT_MAX).read_to_end(&mut bytes)?;
-            root::read(place.kind, &bytes)
-        });
+        let read = tasks::blocking("read a root", move || root::read(place.kind, &root::bytes_of(blob.reader())?));
         // What cannot be read is handed on as it came.
         if let Ok(Ok(listing)) = read.await {
             if generations.is_older(url, &listing) {
@@ -126,11 +108,11 @@ impl Journey {
         }
         let reading = generations.arrived(url, entry.object.0, None);
         let gone = || Fault::internal("the new root went away in the meantime");
-        self.0.store.link(entry, url.key_hash(), url.clone()).await.ok_or_else(gone)?;
+        let linked = self.0.store.link(entry, url.key_hash(), url.clone()).await.ok_or_else(gone)?;
         if let Some(reading) = reading {
             self.read(entry, reading).await;
         }
-        Ok(Resolution::Replaced)
+        Ok(Resolution::Replaced(linked))
     }
 
     /// Has a client asked for this file of the old generation, by its name or by its digest?
@@ -158,7 +140,9 @@ impl Journey {
             sources.splice(0..0, self.0.options.repos.resolve(&hashed).sources);
         }
         let key = classified.key(&url);
-        let question = Question { key, url, sources, classified: classified.clone(), cached: None, insist: false };
+        let classified_part = classified.clone();
+        let question =
+            Question { key, url, sources, classified: classified_part, cached: None, insist: false, ahead: None };
         if let Resolution::Flight(flight) = self.ask(question).await.0 {
             flight.landed().await;
         }

@@ -21,6 +21,7 @@ pub struct SiteCounts {
 pub fn render(ledger: &Ledger, status: &Status, health: &Health, site: SiteCounts) -> String {
     let mut page = Page(String::with_capacity(8 * 1024));
     info(&mut page, status, health);
+    repositories(&mut page, status);
     between_nodes(&mut page, site);
     requests(&mut page, ledger);
     bytes(&mut page, ledger);
@@ -51,6 +52,30 @@ fn info(page: &mut Page, status: &Status, health: &Health) {
     page.sample(&[], health.degraded.len());
     page.family("imirror_upstreams_unreachable", "gauge", "Hosts remembered as unreachable.");
     page.sample(&[], health.unreachable.len());
+}
+
+/// What repositories say, and what has been fetched ahead.
+fn repositories(page: &mut Page, status: &Status) {
+    let roots = || status.repos.iter().flat_map(|repo| &repo.roots);
+    page.family("imirror_repo_packages", "gauge", "Files in the lists of a repository that have been read.");
+    roots().for_each(|root| page.sample(&[("root", &root.url)], root.packages));
+    page.family("imirror_repo_made_timestamp_seconds", "gauge", "When the current generation was made, as it says.");
+    for (root, made) in roots().filter_map(|root| Some((root, root.made?))) {
+        page.sample(&[("root", &root.url)], made);
+    }
+    page.family("imirror_repo_switched_timestamp_seconds", "gauge", "Since when the current generation is served.");
+    roots().for_each(|root| page.sample(&[("root", &root.url)], root.since.unix_seconds()));
+    let helper = &status.helper;
+    for (name, help, value) in [
+        ("imirror_helper_wanted_packages", "Packages that the helper wants to have.", helper.wanted),
+        ("imirror_helper_present_packages", "Those of them that the site has.", helper.present),
+        ("imirror_helper_wanted_bytes", "Bytes that the helper wants to have.", helper.bytes_wanted),
+        ("imirror_helper_present_bytes", "Those of them that the site has.", helper.bytes_present),
+        ("imirror_helper_failed_packages", "Packages that could not be had when last tried.", helper.failed),
+    ] {
+        page.family(name, "gauge", help);
+        page.sample(&[], value);
+    }
 }
 
 fn between_nodes(page: &mut Page, site: SiteCounts) {

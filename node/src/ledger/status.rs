@@ -69,7 +69,7 @@ impl Status {
                 source: "example.org".into(),
                 rate: 5 << 20,
             }],
-            popular: vec![],
+            popular: vec![Popular { name: "kernel-core:x86_64".into(), demand: 41.6, copies: 2 }],
             repos: vec![Repo {
                 name: "fedora".into(),
                 upstreams: vec!["https://example.org/pub/fedora".into()],
@@ -221,13 +221,66 @@ pub struct Root {
 
 /// What the helper has to do and has done.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Helper {
     pub enabled: bool,
+    /// In words: what it does now, or waits for.
+    pub doing: String,
     /// Packages it wants to have, and those of them that the site has.
-    #[serde(default)]
     pub wanted: u64,
-    #[serde(default)]
     pub present: u64,
+    pub bytes_wanted: u64,
+    pub bytes_present: u64,
+    /// Packages that could not be had when they were last tried.
+    pub failed: u64,
+    /// The download under way.
+    pub current: Option<Flight>,
+    /// Until all is there at the present rate, if anything is coming.
+    pub seconds_left: Option<u64>,
+    /// What no repository in use has, and who needs it.
+    pub missing: Vec<String>,
+    /// There is more than fits.
+    pub is_cut: bool,
+    /// Rounds that have ended since the node started; a round is a look at the metadata and the downloads that follow.
+    pub rounds: u64,
+}
+
+/// A package that the helper wants to have.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Prefetch {
+    /// With its architecture: `vlc:amd64`.
+    pub name: String,
+    pub version: String,
+    pub bytes: u64,
+    pub url: String,
+    /// `popular`, `listed` or `needed`.
+    pub why: String,
+    /// `present`, `waiting`, `fetching` or `failed`.
+    pub state: String,
+    /// Why it could not be had.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+}
+
+/// What has become of files that were imported.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Import {
+    /// Files that have been looked at, of so many.
+    pub files: u64,
+    pub files_total: u64,
+    /// Stored now.
+    pub imported: u64,
+    pub bytes: u64,
+    /// Here already.
+    pub known: u64,
+    /// Named by no repository in use: nobody can say what they have to be.
+    pub unknown: u64,
+    /// Not what the repository says, or not readable; the first of them.
+    pub refused: Vec<String>,
+    pub refused_total: u64,
+    pub finished: bool,
+    /// Why there was nothing to be looked at.
+    pub error: Option<String>,
 }
 
 /// What went through the node; kept over restarts.
@@ -277,6 +330,25 @@ pub struct Lookup {
     pub would: String,
     /// The servers that would be asked, in order.
     pub sources: Vec<String>,
+    /// What repositories say of it, if any does.
+    #[serde(default)]
+    pub said: Option<Said>,
+    /// Requests for the name of the package in the whole site; those of a month ago count half.
+    #[serde(default)]
+    pub popularity: Option<f64>,
+}
+
+/// What a repository's metadata says of a file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Said {
+    /// The root of the metadata; empty when it names it no more.
+    pub root: String,
+    /// `current`, `earlier`, or `superseded`: it has others instead.
+    pub generation: String,
+    /// `ALGORITHM:HEX`.
+    pub digest: Option<String>,
+    /// Whether what is stored is that; `None` where nothing is stored or no digest is named.
+    pub verified: Option<bool>,
 }
 
 /// An object in this node's store.

@@ -4,13 +4,16 @@
 //! magic, letter of the family    15 + 1 bytes
 //! records                        one a package: length (u32), then postcard
 //! index                          (hash of the path, offset of the record), 8 bytes each, ascending
+//! architectures                  postcard: each with the number of its packages
 //! number of records, offset of the index, BLAKE3 of all before it     8 + 8 + 32 bytes
 //! ```
 //! Numbers are little-endian. What is torn or of another version is as if it were not there: it can be made again from the list.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, BufReader, BufWriter, Read, Seek, SeekFrom, Write};
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -22,10 +25,13 @@ use crate::classify::{Algorithm, Digest, Format};
 use crate::os::mapping::Mapping;
 
 /// Bumped when the form changes.
-const MAGIC: &[u8; 15] = b"imirror-list 2\n";
+const MAGIC: &[u8; 15] = b"imirror-list 3\n";
 
 /// Where the first record begins.
 const HEAD: usize = MAGIC.len() + 1;
+
+/// Architectures that are counted; the largest distributions have two dozen.
+const ARCHES_MAX: usize = 256;
 
 const HASH: usize = 8;
 const ENTRY: usize = HASH + 8;
@@ -38,6 +44,7 @@ pub struct Catalogue {
     bytes: Bytes,
     index: usize,
     count: usize,
+    arches: BTreeMap<String, u32>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -54,13 +61,23 @@ struct Record<'r> {
     recommends: &'r str,
 }
 
+/// What little has to be known of many packages.
+#[derive(Debug, Clone, Copy)]
+pub struct Brief<'c> {
+    pub path: &'c str,
+    pub version: &'c str,
+    pub arch: &'c str,
+}
+
 impl Catalogue {
     /// Makes a catalogue of a list; says how many packages it has. Memory: 16 bytes a package.
     ///
     /// # Errors
     /// The list is malformed, or the file cannot be written; then there is none.
     pub fn write(form: Form, list: impl Read, path: &Path) -> io::Result<u64> {
-        let new = path.with_extension("new");
+        // Of two mirrors the same list may come at the same time.
+        static NUMBER: AtomicU64 = AtomicU64::new(0);
+        let new = path.with_extension(format!("{}.new", NUMBER.fetch_add(1, Ordering::Relaxed)));
         let written = write_to(form, list, &new).and_then(|count| std::fs::rename(&new, path).map(|()| count));
         written.inspect_err(|_| drop(std::fs::remove_file(&new)))
     }
@@ -79,12 +96,12 @@ impl Catalogue {
         let number = |at: usize| u64::from_le_bytes(bytes[at..at + 8].try_into().unwrap_or_default());
         let hash = blake3::hash(&bytes[..trailer]);
         let (count, index) = (usize::try_from(number(trailer)), usize::try_from(number(trailer + 8)));
-        match (count, index) {
-            (Ok(count), Ok(index)) if hash.as_bytes() == &bytes[trailer + 16..] && index + count * ENTRY == trailer => {
-                Ok(Self { format, bytes, index, count })
-            }
-            _ => Err(torn()),
-        }
+        let (Ok(count), Ok(index), true) = (count, index, hash.as_bytes() == &bytes[trailer + 16..]) else {
+            return Err(torn());
+        };
+        let arches = count.checked_mul(ENTRY).and_then(|len| bytes.get(index.checked_add(len)?..trailer));
+        let arches = postcard::from_bytes(arches.ok_or_else(torn)?).map_err(|_| torn())?;
+        Ok(Self { format, bytes, index, count, arches })
     }
 
     /// Whose words its packages are in.
@@ -99,6 +116,17 @@ impl Catalogue {
 
     pub fn is_empty(&self) -> bool {
         self.count == 0
+    }
+
+    /// How many packages there are for each architecture.
+    pub fn arches(&self) -> &BTreeMap<String, u32> {
+        &self.arches
+    }
+
+    /// Path, version and architecture of one of them; see [`Self::package`].
+    pub fn brief(&self, index: usize) -> Option<Brief<'_>> {
+        let record = self.raw((index < self.count).then(|| self.entry(index).1)?)?;
+        Some(Brief { path: record.path, version: record.version, arch: record.arch })
     }
 
     /// Bytes on disk.
@@ -237,6 +265,7 @@ fn write_to(form: Form, list: impl Read, path: &Path) -> io::Result<u64> {
     out.write_all(&[format_letter(form.format())])?;
     let mut at = HEAD as u64;
     let mut index = Vec::new();
+    let mut arches: BTreeMap<String, u32> = BTreeMap::new();
     list::read(form, list, |package| {
         let record = Record {
             path: &package.path,
@@ -254,6 +283,9 @@ fn write_to(form: Form, list: impl Read, path: &Path) -> io::Result<u64> {
         out.write_all(&length.to_le_bytes())?;
         out.write_all(&record)?;
         index.push((hash(&package.path), at));
+        if arches.len() < ARCHES_MAX || arches.contains_key(&package.arch) {
+            *arches.entry(package.arch).or_default() += 1;
+        }
         at += 4 + u64::from(length);
         Ok(())
     })?;
@@ -263,6 +295,7 @@ fn write_to(form: Form, list: impl Read, path: &Path) -> io::Result<u64> {
         out.write_all(hash)?;
         out.write_all(&offset.to_le_bytes())?;
     }
+    out.write_all(&postcard::to_allocvec(&arches).map_err(io::Error::other)?)?;
     out.write_all(&(index.len() as u64).to_le_bytes())?;
     out.write_all(&at.to_le_bytes())?;
     out.flush()?;
@@ -304,6 +337,8 @@ mod tests {
                 let found = catalogue.by_path(&format!("pool/p/p{i}_{i}-1_amd64.deb")).unwrap();
                 assert_eq!((found.name, found.size), (format!("p{i}"), i as u64));
             }
+            let arches = (count > 0).then(|| ("amd64".to_owned(), count as u32));
+            assert_eq!(catalogue.arches(), &arches.into_iter().collect::<BTreeMap<_, _>>());
             assert_eq!(catalogue.by_path("pool/p/other"), None);
         }
         assert!(std::fs::read_dir(dir.path()).unwrap().count() == 1, "nothing is left behind");
@@ -356,6 +391,7 @@ mod tests {
             assert!(Catalogue::open(&path).is_err(), "{at}");
         }
         assert!(Catalogue::write(Form::Packages, &b"no list"[..], &path).is_err());
-        assert!(!path.with_extension("new").exists());
+        let left = std::fs::read_dir(dir.path()).unwrap().flatten().filter(|file| file.path() != path);
+        assert_eq!(left.count(), 0);
     }
 }

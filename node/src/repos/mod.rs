@@ -24,7 +24,7 @@ use crate::classify::{Digest, Url, cache_key};
 use crate::config::Repo;
 use crate::fault::{Cause, Fault};
 
-pub use generations::{ContentId, Generations, Listed, Reading};
+pub use generations::{ContentId, Generations, Listed, Outlook, Reading};
 
 /// What a repository says of one of its files.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -159,11 +159,12 @@ fn hash(name: &str) -> u32 {
 }
 
 /// Does it fit all machines?
-fn is_for_all(arch: &str) -> bool {
+pub fn is_for_all(arch: &str) -> bool {
     matches!(arch, "noarch" | "all" | "any" | "")
 }
 
-fn is_source(arch: &str) -> bool {
+/// Is it what packages are built from?
+pub fn is_source(arch: &str) -> bool {
     matches!(arch, "src" | "nosrc" | "source")
 }
 
@@ -265,7 +266,7 @@ impl<'r, P: Packages> Resolver<'r, P> {
 }
 
 /// Does the name fit a pattern, in which `*` is anything and `?` any one byte?
-fn fits(pattern: &str, name: &str) -> bool {
+pub fn fits(pattern: &str, name: &str) -> bool {
     let (pattern, name) = (pattern.as_bytes(), name.as_bytes());
     let (mut p, mut n) = (0, 0);
     // Where the last star stands, and how much of the name it takes for now.

@@ -1,7 +1,7 @@
 //! Roots of repositories: the files that a client trusts first, and what they name.
 
 use std::collections::BTreeMap;
-use std::io;
+use std::io::{self, Read};
 
 use quick_xml::Reader;
 use quick_xml::events::Event;
@@ -14,6 +14,9 @@ use crate::classify::{Algorithm, Digest, Url};
 
 /// Files that one root may name; Ubuntu's have some ten thousand.
 const FILES_MAX: usize = 200_000;
+
+/// Longest root in bytes; Ubuntu's has less than two million.
+const BYTES_MAX: u64 = 32 * 1024 * 1024;
 
 /// The form of a root.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -106,6 +109,19 @@ pub fn names_others(url: &Url) -> bool {
 fn own(kind: Kind, folder: &str) -> Option<Place> {
     let folder = format!("{folder}/");
     Some(Place { kind, base: folder.clone(), folder })
+}
+
+/// All bytes of a root.
+///
+/// # Errors
+/// It cannot be read, or is longer than the root of any repository.
+pub fn bytes_of(content: impl Read) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    content.take(BYTES_MAX + 1).read_to_end(&mut bytes)?;
+    match bytes.len() as u64 <= BYTES_MAX {
+        true => Ok(bytes),
+        false => Err(bad("it is longer than the root of any repository")),
+    }
 }
 
 /// Reads a root. Of one that is itself the list only its digest: whoever wants the packages reads it as such.

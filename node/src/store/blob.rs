@@ -5,7 +5,7 @@ use std::fs::File;
 use std::ops::Range;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -45,6 +45,8 @@ pub struct Blob {
     len: u64,
     clock: Clock,
     content: Content,
+    /// Hot entries that have it.
+    names: AtomicUsize,
 }
 
 #[derive(Debug)]
@@ -89,6 +91,11 @@ impl Stamp {
 }
 
 impl Blob {
+    /// How many hot entries have it.
+    pub(super) fn names(&self) -> &AtomicUsize {
+        &self.names
+    }
+
     /// Opens the object of an entry. Blocks.
     pub(super) fn open(files: &Files, entry: &Entry, clock: &Clock) -> Result<Self, Fault> {
         let path = files.object(&entry.object);
@@ -114,7 +121,8 @@ impl Blob {
             let mapping = Mapping::new(file, entry.size).map_err(|e| Fault::disk(path.display(), &e))?;
             Content::File(Box::new(Mapped::new(mapping, stamp, values)))
         };
-        Ok(Self { object: entry.object, len: entry.size, clock: clock.clone(), content })
+        let names = AtomicUsize::new(0);
+        Ok(Self { object: entry.object, len: entry.size, clock: clock.clone(), content, names })
     }
 
     /// An object that has just been written and hashed.
@@ -135,7 +143,7 @@ impl Blob {
             mapped.looked_at.store(clock.now().0, Ordering::Relaxed);
             Content::File(Box::new(mapped))
         };
-        Some(Self { object, len, clock: clock.clone(), content })
+        Some(Self { object, len, clock: clock.clone(), content, names: AtomicUsize::new(0) })
     }
 
     pub fn len(&self) -> u64 {

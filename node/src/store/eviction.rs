@@ -16,8 +16,8 @@ use crate::os::disk::Space;
 pub(super) struct Room {
     /// Bytes of objects: they can go.
     pub(super) stored: u64,
-    /// Bytes of downloads: they cannot.
-    pub(super) growing: u64,
+    /// Bytes of downloads and of what is known of repositories: they cannot.
+    pub(super) unmovable: u64,
     pub(super) limit: u64,
     pub(super) space: Space,
 }
@@ -25,13 +25,13 @@ pub(super) struct Room {
 impl Room {
     /// The most that could ever be added, if all objects went.
     pub(super) fn most(&self) -> u64 {
-        let by_limit = self.limit.saturating_sub(self.growing);
+        let by_limit = self.limit.saturating_sub(self.unmovable);
         by_limit.min((self.space.free + self.stored).saturating_sub(self.space.reserve()))
     }
 
     /// Bytes of objects that have to go before `incoming` more may come.
     pub(super) fn surplus(&self, incoming: u64) -> u64 {
-        let over = (self.stored + self.growing).saturating_add(incoming).saturating_sub(self.limit);
+        let over = (self.stored + self.unmovable).saturating_add(incoming).saturating_sub(self.limit);
         let short = incoming.saturating_add(self.space.reserve()).saturating_sub(self.space.free);
         over.max(short)
     }
@@ -47,6 +47,8 @@ pub(super) struct Candidate {
     pub(super) used_at: Timestamp,
     /// Another node of the site has it, too.
     pub(super) has_copies: bool,
+    /// Its repository has something else in its place.
+    pub(super) is_superseded: bool,
 }
 
 /// A worth that can be sorted by.
@@ -70,6 +72,9 @@ impl Ord for Worth {
 /// What is left of the worth of something that another node has, too: the site then holds more than one node does.
 const WITH_COPIES: f64 = 1.0 / 64.0;
 
+/// What is left of the worth of what hardly anybody will ask for again: less than any difference of size and use can make up for.
+const SUPERSEDED: f64 = 1e-12;
+
 /// Uses per second and byte, weighted by class. Larger is worthier.
 pub(super) fn worth(candidate: &Candidate, now: Timestamp) -> f64 {
     // Metadata is small, asked for by everybody, and a package is of little use without it.
@@ -79,6 +84,7 @@ pub(super) fn worth(candidate: &Candidate, now: Timestamp) -> f64 {
         Class::Other => 0.25,
     };
     let weight = if candidate.has_copies { weight * WITH_COPIES } else { weight };
+    let weight = if candidate.is_superseded { weight * SUPERSEDED } else { weight };
     let age = now.since(candidate.stored_at).as_secs_f64() + 1.0;
     let idle = now.since(candidate.used_at).as_secs_f64() + 1.0;
     // The time since the last use counts as well, so that what was popular long ago goes at last.
@@ -92,7 +98,7 @@ mod tests {
     #[test]
     fn room_keeps_the_limit_and_the_reserve() {
         let space = Space { total: 1000, free: 300 };
-        let room = Room { stored: 200, growing: 100, limit: 400, space };
+        let room = Room { stored: 200, unmovable: 100, limit: 400, space };
         assert_eq!((room.surplus(0), room.surplus(100), room.surplus(150)), (0, 0, 50), "the limit");
         let room = Room { limit: 5000, ..room };
         assert_eq!((room.surplus(250), room.surplus(251), room.most()), (0, 1, 450), "a twentieth stays free");
@@ -113,6 +119,7 @@ mod tests {
             stored_at: Timestamp(0),
             used_at: Timestamp(900_000_000),
             has_copies: false,
+            is_superseded: false,
         };
         let w = |c: Candidate| worth(&c, now);
         assert!(w(Candidate { size: 2_000_000, ..base }) < w(base));
@@ -121,6 +128,11 @@ mod tests {
         assert!(w(Candidate { class: Class::Other, ..base }) < w(base));
         assert!(w(Candidate { class: Class::MutableMetadata, ..base }) > w(base));
         assert!(w(Candidate { has_copies: true, uses: 60, ..base }) < w(base), "others can give it back");
+        let rare = Candidate { size: 1 << 30, uses: 1, used_at: Timestamp(0), has_copies: true, ..base };
+        assert!(
+            w(Candidate { is_superseded: true, size: 1, uses: 10_000, ..base }) < w(rare),
+            "nobody asks for it again"
+        );
         assert!(w(Candidate { uses: 0, size: 0, stored_at: now, used_at: now, ..base }).is_finite());
     }
 }

@@ -359,6 +359,8 @@ impl Growing {
         self.ended.store(true, Ordering::Relaxed);
         let blob = self.mapping.as_ref().and_then(|m| Blob::fresh(object, m, values, self.store.clock()));
         self.store.announce(&entry, blob);
+        // Now it counts as an object.
+        self.store.shrink(self.claimed.swap(0, Ordering::Relaxed));
         drop(naming);
         Ok((entry, true))
     }

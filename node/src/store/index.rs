@@ -161,9 +161,11 @@ impl Index {
         self.pending().len()
     }
 
-    /// Number and bytes of entries that are not on disk yet.
+    /// Number and bytes of the objects of entries that are not on disk yet, each once whatever its names.
     pub(super) fn pending_size(&self) -> (u64, u64) {
-        self.pending().values().flatten().fold((0, 0), |(count, bytes), entry| (count + 1, bytes + entry.size))
+        let pending = self.pending();
+        let objects: HashMap<ObjectId, u64> = pending.values().flatten().map(|it| (it.object, it.size)).collect();
+        (objects.len() as u64, objects.values().sum())
     }
 
     /// The entry of a key. Blocks on the disk when it is not in redb's cache.
@@ -392,6 +394,10 @@ mod tests {
         let index = Index::open(&dir.path().join("index.redb")).unwrap();
         let a = entry("http://example.org/a", 1, 10);
         index.announce(&Change::Put(a.clone()));
+        let mirror = entry("http://example.net/a", 1, 10);
+        index.announce(&Change::Put(mirror.clone()));
+        assert_eq!(index.pending_size(), (1, 10), "one object with two names");
+        index.forget_pending(&[Change::Put(mirror)]);
         assert!(index.look_up(&a.key).unwrap().is_some());
         index.commit(&[Change::Put(a.clone())]).unwrap();
         index.announce(&Change::Remove(a.key));

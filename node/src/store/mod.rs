@@ -99,6 +99,8 @@ struct Inner {
     order: Mutex<()>,
     evicting: Mutex<()>,
     growing_bytes: AtomicU64,
+    /// Bytes that others have under the store's folder.
+    aside_bytes: AtomicU64,
     /// Downloads that left a journal.
     partials: Mutex<HashSet<KeyHash>>,
     /// Bodies of unknown length that did not fit, and how much of them had come.
@@ -125,6 +127,24 @@ pub struct Hot {
     pub blob: Arc<Blob>,
 }
 
+impl Hot {
+    fn new(entry: Arc<Entry>, blob: Arc<Blob>) -> Arc<Self> {
+        blob.names().fetch_add(1, Ordering::Relaxed);
+        Arc::new(Self { entry, blob })
+    }
+
+    /// Does anybody read it? Other names of the same object are no readers.
+    fn is_in_use(&self) -> bool {
+        Arc::strong_count(&self.blob) > self.blob.names().load(Ordering::Relaxed)
+    }
+}
+
+impl Drop for Hot {
+    fn drop(&mut self) {
+        self.blob.names().fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 /// Weighs open files so that there are never more than may be open.
 #[derive(Clone)]
 struct Weigh {
@@ -144,8 +164,10 @@ pub trait Watcher: Send + Sync {
     fn stored(&self, entry: &Entry);
     /// They see it no more.
     fn removed(&self, key: &KeyHash);
-    /// Copies of it elsewhere: what others have is the first to go.
+    /// Copies of it elsewhere: what others have goes before what they have not.
     fn copies_elsewhere(&self, key: &KeyHash) -> usize;
+    /// Has its repository a newer version in its place? Then it is the first to go.
+    fn is_superseded(&self, entry: &Entry) -> bool;
 }
 
 /// For `status`.
@@ -200,6 +222,7 @@ impl Store {
             order: Mutex::default(),
             evicting: Mutex::default(),
             growing_bytes: AtomicU64::new(0),
+            aside_bytes: AtomicU64::new(0),
             partials: Mutex::new(partials),
             misfits: quick_cache::sync::Cache::new(MISFITS),
             naming: Mutex::default(),
@@ -474,7 +497,7 @@ impl Store {
     pub fn usage(&self) -> Usage {
         Usage {
             objects: self.0.index.objects(),
-            bytes: self.0.index.bytes() + self.0.index.pending_size().1 + self.0.growing_bytes.load(Ordering::Relaxed),
+            bytes: self.0.index.bytes() + self.0.index.pending_size().1 + self.unmovable_bytes(),
             limit_bytes: self.limit_bytes(),
             evictions: self.0.evictions.load(Ordering::Relaxed),
             degraded: self.degraded().clone(),
@@ -561,9 +584,19 @@ impl Store {
         let _order = self.order();
         self.reveal(&Change::Put(entry.clone()));
         match blob {
-            Some(blob) => self.0.hot.insert(entry.key, Arc::new(Hot { entry: entry.clone(), blob: Arc::new(blob) })),
+            Some(blob) => self.0.hot.insert(entry.key, Hot::new(entry.clone(), Arc::new(blob))),
             None => drop(self.0.hot.remove(&entry.key)),
         }
+    }
+
+    /// So many bytes that others have under the store's folder count as used.
+    pub fn set_aside(&self, bytes: u64) {
+        self.0.aside_bytes.store(bytes, Ordering::Relaxed);
+    }
+
+    /// What is used by other things than objects.
+    fn unmovable_bytes(&self) -> u64 {
+        self.0.growing_bytes.load(Ordering::Relaxed) + self.0.aside_bytes.load(Ordering::Relaxed)
     }
 
     fn grow(&self, by: u64) {
@@ -584,7 +617,7 @@ impl Store {
         let _order = self.order();
         let known = self.0.index.look_up(&entry.key);
         if matches!(known, Ok(Some(known)) if known.object == entry.object && known.head == entry.head) {
-            self.0.hot.insert(entry.key, Arc::new(Hot { entry: entry.clone(), blob: blob.clone() }));
+            self.0.hot.insert(entry.key, Hot::new(entry.clone(), blob.clone()));
         }
     }
 

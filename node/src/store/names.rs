@@ -48,7 +48,7 @@ impl Store {
         self.change(&order, Change::Put(linked.clone()));
         match self.0.hot.peek(&entry.key).filter(|hot| hot.entry.object == entry.object) {
             Some(hot) => {
-                self.0.hot.insert(key, Arc::new(Hot { entry: linked.clone(), blob: hot.blob.clone() }));
+                self.0.hot.insert(key, Hot::new(linked.clone(), hot.blob.clone()));
             }
             None => drop(self.0.hot.remove(&key)),
         }

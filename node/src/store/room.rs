@@ -59,7 +59,7 @@ impl Store {
         for _ in 0..10_000 {
             let room = Room {
                 stored: self.0.index.bytes() + self.0.index.pending_size().1,
-                growing: self.0.growing_bytes.load(Ordering::Relaxed),
+                unmovable: self.unmovable_bytes(),
                 limit: self.limit_bytes(),
                 space: disk::space(self.0.files.root()).map_err(|e| Fault::disk("the file system", &e))?,
             };
@@ -77,7 +77,9 @@ impl Store {
                     limit => Cause::TooLarge { limit },
                 }));
             }
-            if self.evict(needed)? > 0 {
+            let freed = self.evict(needed)?;
+            if freed > 0 {
+                tracing::debug!(freed, incoming, ?room, "made room");
                 continue;
             }
             // What is not on disk yet cannot be chosen.
@@ -130,7 +132,7 @@ impl Store {
         let now = self.0.clock.now();
         let mut sample = Vec::with_capacity(SAMPLE);
         self.0.index.walk(KeyHash(entropy::random_bytes()), |entry| {
-            let in_use = self.0.hot.peek(&entry.key).is_some_and(|hot| Arc::strong_count(&hot.blob) > 1);
+            let in_use = self.0.hot.peek(&entry.key).is_some_and(|hot| hot.is_in_use());
             // What is found by its content goes with what is found by its URL.
             let is_second = entry.is_by_content() && self.twin(&entry).is_some();
             if !in_use && !is_second {
@@ -138,7 +140,9 @@ impl Store {
             }
             sample.len() < SAMPLE
         })?;
-        let copies = |key: &KeyHash| self.0.watcher.get().map_or(0, |watcher| watcher.copies_elsewhere(key));
+        let watcher = self.0.watcher.get();
+        let copies = |key: &KeyHash| watcher.map_or(0, |watcher| watcher.copies_elsewhere(key));
+        let is_superseded = |entry: &Entry| watcher.is_some_and(|watcher| watcher.is_superseded(entry));
         let worth = |entry: &Entry| {
             eviction::worth(
                 &Candidate {
@@ -148,6 +152,7 @@ impl Store {
                     stored_at: entry.stored_at,
                     used_at: entry.used_at(),
                     has_copies: copies(&entry.key) > 0,
+                    is_superseded: is_superseded(entry),
                 },
                 now,
             )

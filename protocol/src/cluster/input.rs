@@ -83,8 +83,13 @@ pub enum Input {
         /// How often.
         times: u32,
     },
-    /// A client asked for a package of this name (with its architecture, say); the first 64 bytes count.
-    RequestedName(String),
+    /// Clients have asked for a package of this name (with its architecture, say).
+    RequestedName {
+        /// The first 64 bytes count.
+        name: String,
+        /// How often, in units of [`crate::REQUEST`].
+        amount: u32,
+    },
 
     /// A key is needed from upstream, because no source of [`super::Cluster::plan`] has it or `broken`, the last one followed,
     /// failed. Answered by [`crate::Output::Granted`] or [`crate::Output::Follow`], within 100 ms; in the first second

@@ -1,6 +1,5 @@
 //! What this node holds and what others do: heads, and the mirrors that follow them.
 
-use alloc::string::String;
 use alloc::vec::Vec;
 use core::time::Duration;
 
@@ -8,7 +7,6 @@ use super::{Cluster, GATHER, RETHINK};
 use crate::identity::{Key, NodeId};
 use crate::message::{Demand, Head, Message, NAME_MAX, NameDemand, TOPS_MAX, Tops};
 use crate::output::Output;
-use crate::popularity::REQUEST;
 use crate::wire::{Few, FewBytes, GrownFew};
 
 /// Between two heads of this node.
@@ -186,9 +184,9 @@ impl Cluster {
         }
     }
 
-    pub(super) fn requested_name(&mut self, name: &String) {
+    pub(super) fn requested_name(&mut self, name: &str, amount: u32) {
         let bytes = name.as_bytes();
-        self.names.add(self.now, bytes[..bytes.len().min(NAME_MAX)].to_vec(), REQUEST);
+        self.names.add(self.now, bytes[..bytes.len().min(NAME_MAX)].to_vec(), amount);
     }
 }
 

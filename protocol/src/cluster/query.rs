@@ -81,6 +81,11 @@ impl Cluster {
         Plan { sources, keep }
     }
 
+    /// Has this node's store `key`?
+    pub fn holds(&self, key: Key) -> bool {
+        self.inventory.holds(key.short())
+    }
+
     /// How many other live nodes probably hold `key`: for eviction, which drops duplicates first. Those that leave don't count.
     pub fn copies_elsewhere(&self, key: Key) -> usize {
         let stays = |peer: &NodeId| self.heads.of(*peer).is_some_and(|head| !head.draining);
@@ -136,6 +141,12 @@ impl Cluster {
             }
         }
         most(sums, count).into_iter().map(|(name, sum)| (String::from_utf8_lossy(&name).into_owned(), sum)).collect()
+    }
+
+    /// The package names most asked for at this node, most first, in units of [`REQUEST`].
+    pub fn own_names(&self, count: usize) -> Vec<(String, u32)> {
+        let names = self.names.tops(self.now, count).into_iter();
+        names.map(|(name, amount)| (String::from_utf8_lossy(&name).into_owned(), amount)).collect()
     }
 
     /// The keys most asked for in the whole site, most first, in units of [`REQUEST`].

@@ -191,15 +191,28 @@ fn repositories(view: &View<'_>) -> Markup {
 
 fn helper(view: &View<'_>) -> Markup {
     let helper = &view.status.helper;
-    if !helper.enabled {
+    if !helper.enabled && helper.wanted == 0 {
         return Markup::new();
     }
+    let current = helper.current.as_ref().map_or_else(String::new, |current| {
+        let left = helper.seconds_left.map_or_else(String::new, |seconds| {
+            format!(", {} left", duration(std::time::Duration::from_secs(seconds)))
+        });
+        format!("<p>{} at {}/s{left}</p>", file(&current.url), bytes(current.rate))
+    });
+    let missing = helper.missing.iter().take(10).map(|missing| format!("<li>{}</li>", text(missing)));
+    let missing: String = missing.collect();
+    let missing = match missing.is_empty() {
+        true => String::new(),
+        false => format!("<p>In no repository that clients use:</p><ul>{missing}</ul>"),
+    };
     format!(
-        "<p><progress max={} value={} aria-label=\"Packages present\"></progress> {} of {} wanted packages are here.</p>",
+        "<p><progress max={} value={} aria-label=\"Packages present\"></progress> {} of {} wanted packages are here; {}.</p>{current}{missing}",
         helper.wanted.max(1),
         helper.present,
         number(helper.present),
-        number(helper.wanted)
+        number(helper.wanted),
+        text(&helper.doing)
     )
 }
 

@@ -91,20 +91,9 @@ impl Node {
         let request =
             upstream::Request { method: Method::GET, url: url.clone(), fields: HeaderMap::new(), body: None, patience };
         let (answer, server) = tokio::join!(self.upstreams.fetch(request), origin.answer(total));
-        let departure = Departure {
-            plan: Plan { digest, ..plan(url.as_str(), total) },
-            source: Source::Upstream(Box::new(answer.unwrap())),
-            taken_up: None,
-            from: 0,
-            sources: vec![url],
-            fields: HeaderMap::new(),
-            grant: None,
-            object: None,
-            keep,
-            is_copy: false,
-            hold_back: false,
-            landing: None,
-        };
+        let plan = Plan { digest, ..plan(url.as_str(), total) };
+        let source = Source::Upstream(Box::new(answer.unwrap()));
+        let departure = Departure { keep, ..Departure::new(plan, source, vec![url], HeaderMap::new()) };
         let Ok(flight) = self.flights.start(departure).await else { panic!("not begun") };
         (flight, server)
     }

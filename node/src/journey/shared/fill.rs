@@ -314,20 +314,9 @@ impl Journey {
         answer.body.set_patience(patience(false).stall);
         let mut fields = fill.fields.clone();
         append_via(&mut fields, &self.0.via);
-        let departure = Departure {
-            plan,
-            source: flight::Source::Upstream(Box::new(answer)),
-            taken_up: continued,
-            from,
-            sources: vec![fill.url.clone()],
-            fields,
-            grant: None,
-            object: None,
-            keep: true,
-            is_copy: false,
-            hold_back: false,
-            landing: None,
-        };
+        let source = flight::Source::Upstream(Box::new(answer));
+        let departure =
+            Departure { taken_up: continued, from, ..Departure::new(plan, source, vec![fill.url.clone()], fields) };
         match self.0.flights.start(departure).await {
             Ok(flight) => Filled::Flight(flight, variants),
             Err((fault, None)) => Filled::Failed(fault),
