@@ -17,7 +17,7 @@ pub(super) fn run(command: &mut Command) -> String {
     text
 }
 
-fn find(folder: &Path, suffix: &str) -> Vec<PathBuf> {
+pub(super) fn find(folder: &Path, suffix: &str) -> Vec<PathBuf> {
     let mut found = Vec::new();
     let mut folders = vec![folder.to_owned()];
     while let Some(folder) = folders.pop() {
@@ -86,12 +86,7 @@ pub(super) fn apt_get(base: &str, proxy: &str, folder: &Path) -> Vec<u8> {
 }
 
 pub(super) fn apt_update(base: &str, proxy: &str, folder: &Path) {
-    for part in ["state/lists/partial", "cache/archives/partial", "etc/apt.conf.d", "etc/preferences.d"] {
-        std::fs::create_dir_all(folder.join(part)).unwrap();
-    }
-    std::fs::write(folder.join("status"), "").unwrap();
-    std::fs::write(folder.join("sources.list"), format!("deb [trusted=yes arch=amd64] {base} stable main\n")).unwrap();
-    run(apt(proxy, folder).arg("update"));
+    run(apt_command(&format!("deb [trusted=yes arch=amd64] {base} stable main\n"), proxy, folder).arg("update"));
 }
 
 /// After an update.
@@ -105,6 +100,16 @@ pub(super) fn apt_install(proxy: &str, folder: &Path, package: &str) -> Vec<Stri
     run(apt(proxy, folder).args(["--yes", "--allow-unauthenticated", "--download-only", "install", package]));
     let files = find(&folder.join("cache/archives"), ".deb").into_iter();
     files.map(|file| file.file_name().unwrap().to_str().unwrap().to_owned()).collect()
+}
+
+/// apt-get in a folder of its own, with these sources.
+pub(super) fn apt_command(sources: &str, proxy: &str, folder: &Path) -> Command {
+    for part in ["state/lists/partial", "cache/archives/partial", "etc/apt.conf.d", "etc/preferences.d"] {
+        std::fs::create_dir_all(folder.join(part)).unwrap();
+    }
+    std::fs::write(folder.join("status"), "").unwrap();
+    std::fs::write(folder.join("sources.list"), sources).unwrap();
+    apt(proxy, folder)
 }
 
 fn apt(proxy: &str, folder: &Path) -> Command {
@@ -177,6 +182,13 @@ pub(super) fn rpm_repository(root: &Path) -> PathBuf {
 
 /// Downloads the package of a repository that these lines say how to reach.
 pub(super) fn dnf_install(lines: &str, folder: &Path) -> Command {
+    let mut command = dnf_command(lines, folder);
+    command.args(["install", "--downloadonly", "imirror-hello"]);
+    command
+}
+
+/// dnf in a folder of its own, with these lines for its repository.
+pub(super) fn dnf_command(lines: &str, folder: &Path) -> Command {
     std::fs::create_dir_all(folder.join("repos")).unwrap();
     std::fs::write(folder.join("repos/a.repo"), format!("[a]\nname=a\ngpgcheck=0\n{lines}")).unwrap();
     std::fs::write(folder.join("dnf.conf"), "[main]\n").unwrap();
@@ -189,8 +201,7 @@ pub(super) fn dnf_install(lines: &str, folder: &Path) -> Command {
         .arg(folder.join("root"))
         .arg(format!("--setopt=reposdir={}", folder.join("repos").display()))
         .arg(format!("--setopt=cachedir={}", folder.join("cache").display()))
-        .args(["--setopt=keepcache=1", "--setopt=fastestmirror=0", "--releasever=1", "--disableplugin=*"])
-        .args(["install", "--downloadonly", "imirror-hello"]);
+        .args(["--setopt=keepcache=1", "--setopt=fastestmirror=0", "--releasever=1", "--disableplugin=*"]);
     command
 }
 

@@ -21,6 +21,7 @@ mod monitoring;
 mod operations;
 mod page;
 mod repositories;
+mod republished;
 mod several_sources;
 mod shared_cache;
 mod site;

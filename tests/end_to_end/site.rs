@@ -21,16 +21,25 @@ pub(crate) fn site(nodes: usize, origin: &Origin) -> Vec<Node> {
 
 /// The same, with more in their configuration.
 pub(crate) fn site_with(nodes: usize, origin: &Origin, more: &str) -> Vec<Node> {
-    let site = not_joined(nodes, origin, more);
+    joined(not_joined(nodes, &[origin.address()], more))
+}
+
+/// The same, that may fetch from all of these addresses.
+pub(crate) fn site_at(nodes: usize, origins: &[&str]) -> Vec<Node> {
+    joined(not_joined(nodes, origins, ""))
+}
+
+fn joined(site: Vec<Node>) -> Vec<Node> {
+    let nodes = site.len();
     site.iter().for_each(|node| node.wait_for(|| alive(node) == nodes));
     site
 }
 
-fn not_joined(nodes: usize, origin: &Origin, more: &str) -> Vec<Node> {
+fn not_joined(nodes: usize, origins: &[&str], more: &str) -> Vec<Node> {
     let addresses: Vec<_> = (0..nodes).map(|_| free_port()).collect();
     let seeds: Vec<_> = addresses.iter().map(ToString::to_string).collect();
     let start = |(place, address)| {
-        let mut node = Node::new(address, &[origin.address()], more)
+        let mut node = Node::new(address, origins, more)
             .with_variable("IMIRROR_NAME", NAMES[place])
             .with_variable("IMIRROR_SITE_TOKEN", TOKEN)
             .with_variable("IMIRROR_SITE_SEEDS", seeds.join(","));
