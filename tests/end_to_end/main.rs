@@ -24,6 +24,7 @@ mod repositories;
 mod republished;
 mod several_sources;
 mod shared_cache;
+mod signatures;
 mod site;
 mod store;
 mod tidy;

@@ -101,10 +101,10 @@ fn rpm(number: u64, _: &Key) -> Generation {
 }
 
 /// What a repository is signed with.
-struct Key(TempDir);
+pub(super) struct Key(TempDir);
 
 impl Key {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let home = TempDir::new().unwrap();
         let key = Self(home);
         run(key.gpg().args([
@@ -127,11 +127,26 @@ impl Key {
         gpg
     }
 
-    fn public(&self) -> PathBuf {
+    pub(super) fn public(&self) -> PathBuf {
         self.0.path().join("public.gpg")
     }
 
-    fn clear_sign(&self, text: &str) -> Vec<u8> {
+    /// The same as text.
+    pub(super) fn public_armoured(&self) -> PathBuf {
+        let path = self.0.path().join("public.asc");
+        std::fs::write(&path, self.gpg().args(["--armor", "--export"]).output().unwrap().stdout).unwrap();
+        path
+    }
+
+    /// A signature in a file of its own.
+    pub(super) fn detached(&self, text: &str) -> Vec<u8> {
+        let (plain, signature) = (self.0.path().join("text"), self.0.path().join("text.sig"));
+        std::fs::write(&plain, text).unwrap();
+        run(self.gpg().args(["--armor", "--output"]).arg(&signature).arg("--detach-sign").arg(&plain));
+        std::fs::read(signature).unwrap()
+    }
+
+    pub(super) fn clear_sign(&self, text: &str) -> Vec<u8> {
         let (plain, signed) = (self.0.path().join("text"), self.0.path().join("text.asc"));
         std::fs::write(&plain, text).unwrap();
         run(self.gpg().arg("--output").arg(&signed).arg("--clear-sign").arg(&plain));

@@ -11,6 +11,7 @@ use super::screen::bytes;
 use crate::config::Config;
 use crate::os::clock::Clock;
 use crate::os::disk::{self, Space};
+use crate::repos::signature;
 
 /// Connections on the way out and files that are sent take this many, with room to spare.
 const FILES_MIN: u64 = 16 * 1024;
@@ -42,7 +43,7 @@ pub(super) struct Finding {
 /// All findings, in the order in which a node needs the things.
 pub(super) fn examine(config: &Config) -> Vec<Finding> {
     let is_running = UnixStream::connect(&config.socket).is_ok();
-    vec![
+    let mut findings = vec![
         folder("cache folder", &config.cache_dir),
         folder("state folder", &config.state_dir),
         room(existing(&config.cache_dir).and_then(|folder| disk::space(folder).ok())),
@@ -53,7 +54,16 @@ pub(super) fn examine(config: &Config) -> Vec<Finding> {
         names(config, &std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default()),
         parent(config),
         udp_buffers(std::fs::read_to_string("/proc/sys/net/core/rmem_max").unwrap_or_default().trim().parse().ok()),
-    ]
+    ];
+    findings.extend(config.repos.iter().filter_map(|(name, repo)| Some(keyring(name, repo.keyring.as_deref()?))));
+    findings
+}
+
+fn keyring(name: &str, path: &Path) -> Finding {
+    match signature::examine(path) {
+        Ok(()) => ok("keyring", format!("signatures of {name} can be checked with {}", path.display())),
+        Err(why) => fail("keyring", format!("{name}: {why}"), "without it nothing new of this repository is served"),
+    }
 }
 
 pub(super) fn is_well(findings: &[Finding]) -> bool {

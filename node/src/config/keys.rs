@@ -58,7 +58,8 @@ pub const KEYS: &[Key] = &[
 ];
 
 /// The keys of a `[repos.NAME]`.
-pub const REPO_KEYS: &[Key] = &[key("upstreams", Kind::Texts, "[]"), key("metalink", Kind::Text, "")];
+pub const REPO_KEYS: &[Key] =
+    &[key("upstreams", Kind::Texts, "[]"), key("metalink", Kind::Text, ""), key("keyring", Kind::Text, "")];
 
 /// The definition of a full key; `repos.NAME.KEY` for any name.
 pub fn find(name: &str) -> Option<Key> {

@@ -1,6 +1,7 @@
 //! From what is written to what is meant: each value is read once, and what is wrong names its place. Does no I/O.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
 
 use imirror_protocol::token::Token;
 
@@ -12,7 +13,7 @@ use super::{
 
 /// What a machine adds that no setting says.
 pub(super) struct Found {
-    pub(super) socket: std::path::PathBuf,
+    pub(super) socket: PathBuf,
     pub(super) token: Option<Token>,
     pub(super) no_proxy: Vec<String>,
 }
@@ -123,6 +124,12 @@ impl Reader<'_> {
             let what = format!("[repos.{name}]: a name has letters, digits, `-`, `_` and `+` only, and is not `HTTPS`");
             return Err(self.problem(shown, what));
         }
+        let keyring_key = format!("repos.{name}.keyring");
+        let keyring = match self.text(&keyring_key) {
+            Some(path) if Path::new(&path).is_absolute() => Some(PathBuf::from(path)),
+            Some(path) => return Err(self.wrong(&keyring_key, &path, "an absolute path of a file")),
+            None => None,
+        };
         if let Some(url) = self.text(&metalink) {
             if self.0.settings.contains_key(&upstreams) {
                 let what = format!("[repos.{name}]: `metalink` names the mirrors; `upstreams` cannot stand beside it");
@@ -130,7 +137,7 @@ impl Reader<'_> {
             }
             let right = "a URL such as \"https://example.org/metalink?repo=fedora-41&arch=x86_64\", without user";
             let url = units::http_url(&url).ok_or_else(|| self.wrong(&metalink, &url, right))?;
-            return Ok(Repo { upstreams: Vec::new(), metalink: Some(url) });
+            return Ok(Repo { upstreams: Vec::new(), metalink: Some(url), keyring });
         }
         let right = "base URLs such as \"https://example.org/fedora\", without user or query";
         let bases = self.read_each(&upstreams, units::base_url, right)?;
@@ -139,7 +146,7 @@ impl Reader<'_> {
                 format!("[repos.{name}]: `upstreams` must name at least one mirror, or `metalink` a list of them");
             return Err(self.problem(&upstreams, what));
         }
-        Ok(Repo { upstreams: bases, metalink: None })
+        Ok(Repo { upstreams: bases, metalink: None, keyring })
     }
 
     fn freshness(&mut self) -> Result<Freshness, Wrong> {

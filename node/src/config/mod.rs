@@ -109,6 +109,8 @@ pub struct Repo {
     /// Base URLs of the mirrors without a trailing slash; empty when a metalink names them.
     pub upstreams: Vec<String>,
     pub metalink: Option<String>,
+    /// OpenPGP keys, armoured or not: what clients trust first must be signed by one of them.
+    pub keyring: Option<PathBuf>,
 }
 
 /// How long an answer is taken as current.

@@ -11,7 +11,7 @@ use crate::fault::{Cause, Fault};
 use crate::flight::Pace;
 use crate::os::tasks;
 use crate::repos::{Generations, Listed, Named, Promise};
-use crate::store::Plan;
+use crate::store::{Entry, Plan};
 
 /// Bytes of an imported file that are in memory at the same time.
 const IMPORT_PIECE: usize = 1024 * 1024;
@@ -123,12 +123,7 @@ impl Journey {
     ///
     /// # Errors
     /// It is something else, or it cannot be read or stored.
-    pub async fn import(
-        &self,
-        url: &Url,
-        promise: &Promise,
-        mut file: impl Read + Send + 'static,
-    ) -> Result<(), Fault> {
+    pub async fn import(&self, url: &Url, promise: &Promise, file: impl Read + Send + 'static) -> Result<(), Fault> {
         let (key, classified) = self.meant(url, Some(promise));
         let plan = Plan {
             // A download of the same may be under way.
@@ -140,6 +135,19 @@ impl Journey {
             digest: Some(promise.digest.clone()),
             confirmed_at: None,
         };
+        let entry = self.store_as(plan, file).await?;
+        let linked = self.0.store.link(&entry, key.key_hash(), key).await;
+        let _ = self.0.store.remove(entry.key).await;
+        let linked = linked.ok_or_else(|| Fault::internal("what was imported went away in the meantime"))?;
+        self.0.store.pair(&linked).await;
+        Ok(())
+    }
+
+    /// Stores what a file has, if it is what the plan says.
+    ///
+    /// # Errors
+    /// It is something else, or it cannot be read or stored.
+    pub(super) async fn store_as(&self, plan: Plan, mut file: impl Read + Send + 'static) -> Result<Arc<Entry>, Fault> {
         let store = self.0.store.clone();
         let stored = tasks::blocking("import", move || {
             let growing = store.begin(plan)?;
@@ -160,12 +168,7 @@ impl Journey {
             })();
             stored.inspect_err(|_| growing.discard())
         });
-        let entry = stored.await.unwrap_or_else(|panic| Err(Fault::internal(panic.to_string())))?;
-        let linked = self.0.store.link(&entry, key.key_hash(), key).await;
-        let _ = self.0.store.remove(entry.key).await;
-        let linked = linked.ok_or_else(|| Fault::internal("what was imported went away in the meantime"))?;
-        self.0.store.pair(&linked).await;
-        Ok(())
+        stored.await.unwrap_or_else(|panic| Err(Fault::internal(panic.to_string())))
     }
 
     /// What a URL is called here, and what is meant by it.

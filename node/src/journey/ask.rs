@@ -157,7 +157,12 @@ impl Journey {
 
     /// Asks the site, then upstream.
     pub(super) async fn inquire(&self, mut question: Question) -> Resolution {
-        match self.ask_site(&mut question).await {
+        // What has to be signed comes from nobody who has not been asked for the signature.
+        let asked = match self.keyring(&question.url) {
+            Some(_) => Err(Permission::default()),
+            None => self.ask_site(&mut question).await,
+        };
+        match asked {
             Ok(resolution) => resolution,
             Err(mut permission) => {
                 let resolution = self.inquire_upstream(&question, &mut permission).await;
@@ -450,8 +455,8 @@ impl Journey {
             tracing::debug!(url = %question.url, reason = reason.as_str(), "not stored");
             return Resolution::Unshared(Arc::new(Mutex::new(Some(Box::new(answer)))));
         }
-        if self.has_to_wait(question) && answer.status == StatusCode::OK {
-            return self.switch(question, answer).await;
+        if answer.status == StatusCode::OK && self.has_to_wait(question).await {
+            return self.switch(question, source, answer).await;
         }
         let continued = partial.filter(|growing| flight::continues(growing, &answer));
         if answer.status == StatusCode::PARTIAL_CONTENT && continued.is_none() {
@@ -532,7 +537,7 @@ pub(super) fn resume_fields(growing: &Growing, digest_known: bool) -> Option<Hea
 }
 
 /// Reads a short answer whole.
-async fn small(mut answer: Answer) -> Result<SmallAnswer, Fault> {
+pub(super) async fn small(mut answer: Answer) -> Result<SmallAnswer, Fault> {
     let mut body = BytesMut::new();
     while let Some(chunk) = answer.body.chunk().await? {
         body.extend_from_slice(&chunk);

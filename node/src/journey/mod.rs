@@ -18,6 +18,7 @@ mod segments;
 mod select;
 mod shared;
 mod shortcut;
+mod signed;
 mod site;
 mod switch;
 pub mod target;
@@ -31,6 +32,9 @@ use http::{HeaderMap, HeaderValue, Method, StatusCode};
 pub use reply::{Content, Reply, Stored};
 pub use segments::{Segment, Segments};
 pub use shortcut::{Line, LineRef, Shortcut};
+
+use quick_cache::sync::Cache;
+use tokio::sync::Semaphore;
 
 use crate::classify::{Class, Classified, Url, called, classify};
 use crate::cluster::site::Site;
@@ -68,6 +72,12 @@ pub struct Asked {
     pub client: Option<SocketAddr>,
 }
 
+/// Roots that are known to be signed by whom they must be.
+const TRUSTED_MAX: usize = 4096;
+
+/// Programs that verify signatures at the same time.
+const CHECKING_MAX: usize = 2;
+
 /// What the journey is configured with.
 #[derive(Debug, Clone)]
 pub struct Options {
@@ -101,6 +111,10 @@ struct Parts {
     handed: Handed,
     switches: Switches,
     copies: Arc<Limiter>,
+    /// Roots whose signatures have been verified since the start.
+    trusted: Cache<[u8; 32], ()>,
+    /// Verifications at the same time.
+    checking: Semaphore,
 }
 
 type Cached = Option<(Arc<Entry>, Arc<Blob>)>;
@@ -136,6 +150,8 @@ impl Journey {
             handed,
             switches,
             copies,
+            trusted: Cache::new(TRUSTED_MAX),
+            checking: Semaphore::new(CHECKING_MAX),
         })))
     }
 
@@ -213,7 +229,13 @@ impl Journey {
         let (key, url_key) = (classified.key(&asked.key), asked.key.key_hash());
         let name = (classified.class == Class::Package).then(|| called(&asked.key)).flatten().map(Arc::from);
         self.0.site.requested(&key, name.as_ref());
+        if let Some(entry) = self.signature(asked).await
+            && let Ok(blob) = self.0.store.open_blob(&entry).await
+        {
+            return Ok(self.stored_reply(asked, entry, blob, Outcome::Hit));
+        }
         if let Some(hot) = self.0.store.lookup_hot(&url_key)
+            && self.keyring(&asked.key).is_none()
             && is_right(&hot.entry, &classified)
             && self.decide(&classified, Some(&hot.entry), demand) == Decision::Serve
         {
@@ -251,6 +273,9 @@ impl Journey {
     /// What is stored. A store that fails is a store that has nothing.
     async fn cached(&self, asked: &Asked, classified: &Classified) -> Cached {
         let entry = self.stored(&asked.key, classified).await?;
+        if !self.is_trusted(&asked.key, &entry).await {
+            return None;
+        }
         let blob = self.0.store.open_blob(&entry).await.ok()?;
         Some((entry, blob))
     }

@@ -20,6 +20,9 @@ use crate::upstream::Answer;
 /// How long a client waits for the new generation; then it gets the old one, and the next who asks the new one.
 const PATIENCE: Duration = Duration::from_secs(4);
 
+/// The same where there is no old one.
+const PATIENCE_WITHOUT: Duration = Duration::from_secs(25);
+
 /// The roots that are being brought in.
 #[derive(Default)]
 pub(super) struct Switches(Mutex<BTreeSet<KeyHash>>);
@@ -43,14 +46,17 @@ impl Drop for Switching {
 }
 
 impl Journey {
-    /// Has a newer root to wait for what it names?
-    pub(super) fn has_to_wait(&self, question: &Question) -> bool {
-        let is_root = root::names_others(&question.url);
-        is_root && question.cached.is_some() && self.0.options.generations.knows(&question.url)
+    /// Has a root to wait for what it names, or for its signature?
+    pub(super) async fn has_to_wait(&self, question: &Question) -> bool {
+        let is_new = || question.cached.is_some() && self.0.options.generations.knows(&question.url);
+        let names_others = root::names_others(&question.url);
+        (names_others && is_new())
+            || self.keyring(&question.url).is_some()
+            || (is_new() && self.is_signature_used(&question.url).await)
     }
 
     /// Brings in the generation of which `answer` is the root.
-    pub(super) async fn switch(&self, question: &Question, answer: Answer) -> Resolution {
+    pub(super) async fn switch(&self, question: &Question, source: &Url, answer: Answer) -> Resolution {
         if !self.0.switches.open().insert(question.key) {
             return Resolution::Older;
         }
@@ -65,36 +71,39 @@ impl Journey {
             digest: None,
             confirmed_at: None,
         };
-        let source = flight::Source::Upstream(Box::new(answer));
+        let from = flight::Source::Upstream(Box::new(answer));
         let sources = self.in_order(&question.sources);
-        let departure = Departure::new(plan, source, sources, self.request_fields(question));
+        let departure = Departure::new(plan, from, sources, self.request_fields(question));
         let flight = match self.0.flights.start(departure).await {
             Ok(flight) => flight,
-            Err((fault, _)) => return Resolution::Stale(fault),
+            Err((fault, _)) => return failed(question, fault),
         };
-        let bringing = bring_in(switching, question.url.clone(), flight);
-        match tokio::time::timeout(PATIENCE, tasks::spawn("switch", bringing)).await {
+        let bringing = bring_in(switching, question.clone(), source.clone(), flight);
+        let patience = if question.cached.is_some() { PATIENCE } else { PATIENCE_WITHOUT };
+        match tokio::time::timeout(patience, tasks::spawn("switch", bringing)).await {
             Ok(Ok(resolution)) => resolution,
-            Ok(Err(panic)) => Resolution::Stale(Fault::internal(panic.to_string())),
-            Err(_) => Resolution::Older,
+            Ok(Err(panic)) => failed(question, Fault::internal(panic.to_string())),
+            Err(_) if question.cached.is_some() => Resolution::Older,
+            Err(_) => Resolution::Failed(Fault::internal("it takes too long to check the root")),
         }
     }
 
-    async fn bring_in(&self, url: &Url, flight: &Arc<Flight>) -> Result<Resolution, Fault> {
+    async fn bring_in(&self, question: &Question, source: &Url, flight: &Arc<Flight>) -> Result<Resolution, Fault> {
         flight.landed().await;
         let entry = flight.entry().ok_or_else(|| Fault::internal("the new root did not come whole"))?;
-        let switched = self.switch_to(url, &entry).await;
+        let switched = self.switch_to(question, source, &entry).await;
         let _ = self.0.store.remove(entry.key).await;
         switched
     }
 
-    async fn switch_to(&self, url: &Url, entry: &Arc<Entry>) -> Result<Resolution, Fault> {
-        let generations = &self.0.options.generations;
+    async fn switch_to(&self, question: &Question, source: &Url, entry: &Arc<Entry>) -> Result<Resolution, Fault> {
+        let (url, generations) = (&question.url, &self.0.options.generations);
+        self.bring_signature(question, source, entry).await?;
         let place = root::place(url).ok_or_else(|| Fault::internal("not a root"))?;
         let blob = self.0.store.open_blob(entry).await?;
         let read = tasks::blocking("read a root", move || root::read(place.kind, &root::bytes_of(blob.reader())?));
         // What cannot be read is handed on as it came.
-        if let Ok(Ok(listing)) = read.await {
+        if let (Ok(Ok(listing)), true) = (read.await, question.cached.is_some()) {
             if generations.is_older(url, &listing) {
                 tracing::info!(%url, "a mirror has an older generation");
                 return Ok(Resolution::Older);
@@ -151,11 +160,24 @@ impl Journey {
 }
 
 /// Boxed: what is asked for on the way may itself be a question that leads here.
-fn bring_in(switching: Switching, url: Url, flight: Arc<Flight>) -> BoxFuture<'static, Resolution> {
+fn bring_in(
+    switching: Switching,
+    question: Question,
+    source: Url,
+    flight: Arc<Flight>,
+) -> BoxFuture<'static, Resolution> {
     Box::pin(async move {
-        let brought = switching.journey.bring_in(&url, &flight).await;
-        brought.unwrap_or_else(Resolution::Stale)
+        let brought = switching.journey.bring_in(&question, &source, &flight).await;
+        brought.unwrap_or_else(|fault| failed(&question, fault))
     })
+}
+
+/// The old generation has to do, if there is one.
+fn failed(question: &Question, fault: Fault) -> Resolution {
+    match question.cached {
+        Some(_) => Resolution::Stale(fault),
+        None => Resolution::Failed(fault),
+    }
 }
 
 /// Where a Debian mirror has a file by its digest.

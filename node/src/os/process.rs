@@ -1,4 +1,8 @@
-//! What this process uses of the machine, as monitoring wants to know it.
+//! What this process uses of the machine, as monitoring wants to know it; and other programs.
+
+use std::io;
+use std::process::{Command, Output, Stdio};
+use std::time::Duration;
 
 use rustix::process::{Resource, getrlimit};
 use rustix::time::{ClockId, clock_gettime};
@@ -28,9 +32,39 @@ pub fn usage() -> Usage {
     }
 }
 
+/// Runs another program to its end, without input. Blocks.
+///
+/// # Errors
+/// It cannot be started, or takes longer than that: then it is ended.
+pub fn run(command: &mut Command, patience: Duration) -> io::Result<Output> {
+    const LOOK_EVERY: Duration = Duration::from_millis(5);
+    // What it says is little, and fits what a pipe holds.
+    let mut child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn()?;
+    let mut waited = Duration::ZERO;
+    while child.try_wait()?.is_none() {
+        if waited >= patience {
+            child.kill()?;
+            child.wait()?;
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        std::thread::sleep(LOOK_EVERY);
+        waited += LOOK_EVERY;
+    }
+    child.wait_with_output()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn another_program_ends_or_is_ended() {
+        let ended = run(Command::new("sh").args(["-c", "echo no >&2; exit 3"]), Duration::from_secs(60)).unwrap();
+        assert_eq!((ended.status.code(), &ended.stderr[..]), (Some(3), &b"no\n"[..]));
+        let late = run(Command::new("sleep").arg("600"), Duration::from_millis(10)).unwrap_err();
+        assert_eq!(late.kind(), io::ErrorKind::TimedOut);
+        assert_eq!(run(&mut Command::new("/nonexistent"), Duration::ZERO).unwrap_err().kind(), io::ErrorKind::NotFound);
+    }
 
     #[test]
     fn a_process_uses_something() {

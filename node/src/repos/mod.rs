@@ -10,12 +10,14 @@ pub mod metalink;
 pub mod relation;
 pub mod resolve;
 pub mod root;
+pub mod signature;
 mod tar;
 pub mod version;
 mod xml;
 mod zchunk;
 
 use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use serde::{Deserialize, Serialize};
@@ -51,6 +53,8 @@ struct Repository {
     /// What the repository's content is called here: it is the same whichever mirrors there are today.
     root: Url,
     metalink: Option<Url>,
+    /// Whose signatures its roots must have.
+    keyring: Option<PathBuf>,
     mirrors: RwLock<Mirrors>,
 }
 
@@ -76,7 +80,8 @@ impl Repository {
             (None, Some(base)) => base.clone(),
             (None, None) => return Err(crate::classify::BadUrl::Host),
         };
-        Ok(Self { root, metalink, mirrors: RwLock::new(Mirrors { bases, ..Mirrors::default() }) })
+        let keyring = repo.keyring.clone();
+        Ok(Self { root, metalink, keyring, mirrors: RwLock::new(Mirrors { bases, ..Mirrors::default() }) })
     }
 
     fn read<T>(&self, look: impl FnOnce(&Mirrors) -> T) -> T {
@@ -160,6 +165,11 @@ impl Configured {
         named.map_err(|e| Fault::bad_request(e.to_string()))
     }
 
+    /// The keyring of the configured repository that a URL belongs to, if it has one.
+    pub fn keyring(&self, url: &Url) -> Option<&Path> {
+        self.0.values().find(|repo| repo.rest(url).is_some())?.keyring.as_deref()
+    }
+
     /// The configured repository that a URL belongs to.
     pub fn name_of(&self, url: &Url) -> Option<&str> {
         let base = format!("{}/", url.as_str().trim_end_matches('/'));
@@ -190,6 +200,7 @@ mod tests {
                 "http://mirror2.example.org/fedora".into(),
             ],
             metalink: None,
+            keyring: None,
         };
         let repos = Configured::new(&BTreeMap::from([("fedora".to_owned(), repo)])).unwrap();
         let named = repos.named("fedora", "/a/b?c").unwrap();
@@ -205,7 +216,7 @@ mod tests {
     fn keys_stay_when_the_mirrors_of_a_metalink_change() {
         let url = |text: &str| Url::parse(text).unwrap();
         let metalink = "https://lists.example.org/metalink?repo=fedora-41&arch=x86_64".to_owned();
-        let repo = Repo { upstreams: vec![], metalink: Some(metalink.clone()) };
+        let repo = Repo { upstreams: vec![], metalink: Some(metalink.clone()), keyring: None };
         let repos = Configured::new(&BTreeMap::from([("fedora".to_owned(), repo)])).unwrap();
         assert_eq!(repos.metalinks().collect::<Vec<_>>(), [("fedora", &url(&metalink))]);
         let label = |why: Fault| (why.label(), why.to_string());

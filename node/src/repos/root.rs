@@ -314,6 +314,7 @@ fn date(text: &str) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     const SHA: &str = "ed7002b439e9ac845f22357d822bac1444730fbdb6016d3ec9432297b9ec9f73";
 
@@ -419,6 +420,64 @@ mod tests {
         assert_eq!(read(Kind::Release, signed.as_bytes()).unwrap(), listing);
         for wrong in [&signed[..signed.len() - 80], "Origin: x\n", "", "<html>", "SHA256:\n xx 1 a\n"] {
             assert!(read(Kind::Release, wrong.as_bytes()).is_err(), "{wrong:.40}");
+        }
+    }
+
+    /// Of which real roots there are parts of.
+    fn pieces() -> impl Strategy<Value = String> {
+        let known = prop::sample::select(vec![
+            "<repomd>",
+            "</repomd>",
+            "<data type=\"primary\">",
+            "<data type=\"primary_zck\">",
+            "</data>",
+            "<size>5</size>",
+            "<size>99999999999999999999</size>",
+            "<checksum type=\"sha256\">",
+            "</checksum>",
+            "<location href=\"repodata/a\"/>",
+            "<location href=\"../../../etc/passwd\"/>",
+            "<timestamp>1</timestamp>",
+            "<!-- ",
+            " -->",
+            "<![CDATA[",
+            "&lt;",
+            "&x;",
+            "SHA256:\n",
+            "MD5Sum:\n",
+            "Date: Sat, 09 Nov 2024 10:11:12 UTC\n",
+            "Acquire-By-Hash: yes\n",
+            " main/x\n",
+            " 5 ",
+            " 5 ../x\n",
+            "-----BEGIN PGP SIGNED MESSAGE-----\nHash: SHA512\n\n",
+            "-----BEGIN PGP SIGNATURE-----\n",
+            "\n",
+            "- ",
+            SHA,
+        ]);
+        let piece = prop_oneof![6 => known.prop_map(str::to_owned), 1 => any::<String>()];
+        prop::collection::vec(piece, 0..40).prop_map(|pieces| pieces.concat())
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(2000))]
+
+        #[test]
+        fn any_root_is_survived(text in pieces(), bytes in any::<Vec<u8>>()) {
+            for kind in [Kind::Repomd, Kind::Release, Kind::Database, Kind::Apkindex] {
+                for bytes in [text.as_bytes(), &bytes] {
+                    let Ok(listing) = read(kind, bytes) else { continue };
+                    prop_assert!(listing.files.len() <= FILES_MAX);
+                    for path in listing.files.keys() {
+                        let leads_out = path.split('/').any(|part| matches!(part, "" | "." | ".."));
+                        prop_assert!(!leads_out, "{path}");
+                    }
+                    // What one root calls a list it also names with its digest.
+                    prop_assert!(listing.lists.iter().all(|(path, _)| listing.files.contains_key(path)));
+                    prop_assert_eq!(listing.counterpart(&listing, "nothing"), None);
+                }
+            }
         }
     }
 }

@@ -7,6 +7,7 @@ fn repos() -> Configured {
     let repo = Repo {
         upstreams: vec!["https://one.example.org/pub/lab".into(), "http://two.example.org".into()],
         metalink: None,
+        keyring: None,
     };
     Configured::new(&BTreeMap::from([("lab".to_owned(), repo)])).unwrap()
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use super::{Generation, Generations, Listed, Root, list_name};
+use super::{ContentId, Generation, Generations, Listed, Root, list_name};
 use crate::classify::{Url, called};
 use crate::os::clock::Timestamp;
 use crate::repos::Promise;
@@ -62,6 +62,11 @@ impl Generations {
             })
         });
         outlooks.collect()
+    }
+
+    /// The version of a root that is current.
+    pub fn current_root(&self, root: &Url) -> Option<ContentId> {
+        Some(self.state().root(root)?.generations.first()?.object)
     }
 
     /// A client has asked for this root.
