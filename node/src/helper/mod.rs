@@ -120,6 +120,10 @@ impl Helper {
             if is_called || self.0.config.enabled {
                 self.round(looks || is_called, is_called).await;
             }
+            // A round that was waiting for its window may have heard the call.
+            if self.state().called {
+                continue;
+            }
             let until_look = schedule::until_look(self.0.config.interval, self.0.clock.now().0, stagger);
             news.mark_unchanged();
             tokio::select! {

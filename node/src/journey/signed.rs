@@ -22,8 +22,6 @@ use crate::upstream::Request;
 impl Journey {
     /// The keys by one of which a root has to be signed, if it is one of a repository that has such.
     pub(super) fn keyring(&self, root: &Url) -> Option<&Path> {
-        // Signatures of another kind are left to the clients.
-        Signature::of(root)?;
         self.0.options.repos.keyring(root).filter(|_| root::place(root).is_some())
     }
 
@@ -103,23 +101,26 @@ impl Journey {
     /// Is what is stored of a root signed as it must be? What was stored before the keyring was configured may not be.
     pub(super) async fn is_trusted(&self, url: &Url, root: &Arc<Entry>) -> bool {
         let Some(keyring) = self.keyring(url) else { return true };
+        let Some(kind) = Signature::of(url) else { return false };
         if self.0.trusted.get(&root.object.0).is_some() {
             return true;
         }
-        let signature = match Signature::of(url) {
-            Some(Signature::Beside(_)) => match self.0.store.lookup(kept_under(root)).await {
+        let signature = match kind {
+            Signature::Beside(_) => match self.0.store.lookup(kept_under(root)).await {
                 Ok(Some(signature)) => self.content(&signature).await.ok(),
                 _ => return false,
             },
-            _ => None,
+            Signature::Within => None,
         };
         self.check(keyring, root, signature).await.is_ok()
     }
 
     async fn check(&self, keyring: &Path, root: &Arc<Entry>, signature: Option<Vec<u8>>) -> Result<(), String> {
-        let is_beside = matches!(Signature::of(&root.url), Some(Signature::Beside(_)));
-        if is_beside && signature.is_none() {
-            return Err("there is none".into());
+        match Signature::of(&root.url) {
+            Some(Signature::Beside(_)) if signature.is_none() => return Err("there is none".into()),
+            // Alpine's are of another kind. Without a keyring they are left to the clients.
+            None => return Err("signatures of this family cannot be checked here; remove `keyring`".into()),
+            _ => {}
         }
         let bytes = self.content(root).await.map_err(|fault| fault.to_string())?;
         let (keyring, _one_of_few) = (keyring.to_owned(), self.0.checking.acquire().await);

@@ -129,8 +129,8 @@ impl Journey {
         };
         match self.0.site.confirm(&question.key, age).await {
             Confirmation::Ask(asking) => Err(Permission { asking: Some(asking), ..Permission::default() }),
-            Confirmation::Known { version: theirs, .. } if Some(theirs) == version(&entry.head.fields) => {
-                self.0.store.confirm(entry, None);
+            Confirmation::Known { version: theirs, age, .. } if Some(theirs) == version(&entry.head.fields) => {
+                self.0.store.confirm_as_of(entry, self.0.clock.now().before(age));
                 Ok(Resolution::Confirmed)
             }
             Confirmation::Known { by, .. } => {

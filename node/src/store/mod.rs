@@ -370,6 +370,12 @@ impl Store {
         }
     }
 
+    /// Upstream has confirmed an entry, as of then.
+    pub fn confirm_as_of(&self, entry: &Arc<Entry>, then: Timestamp) {
+        entry.confirmed_at.fetch_max(then.0, Ordering::Relaxed);
+        self.note_touched(entry);
+    }
+
     /// Upstream has confirmed an entry, perhaps with updated fields.
     pub fn confirm(&self, entry: &Arc<Entry>, head: Option<Head>) {
         let now = self.0.clock.now();
