@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use super::{Asked, Content, Journey, Reply, is_right};
 use crate::classify::{Classified, Digest, Url, classify};
+use crate::fault::{Cause, Fault};
 use crate::flight::Landing;
 use crate::os::tasks;
 use crate::repos::{Listed, Reading, root};
@@ -141,6 +142,9 @@ impl Journey {
             }
             Err(error) => {
                 tracing::warn!(url = %entry.url, %error, "metadata cannot be read; it is passed on as it came");
+                let detail = format!("metadata that cannot be read; it is passed on as it came: {error}").into();
+                let fault = Fault::new(Cause::Malformed { host: entry.url.authority().into(), detail });
+                self.0.ledger.failed(now, entry.url.as_str(), &fault);
                 None
             }
         }
