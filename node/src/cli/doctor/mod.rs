@@ -1,5 +1,7 @@
 //! Looks for what may keep a node from working; each finding says what, why and what to do. Changes nothing.
 
+mod network;
+
 use std::net::{TcpListener, TcpStream, ToSocketAddrs};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
@@ -54,6 +56,8 @@ pub(super) fn examine(config: &Config) -> Vec<Finding> {
         names(config, &std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default()),
         parent(config),
         udp_buffers(std::fs::read_to_string("/proc/sys/net/core/rmem_max").unwrap_or_default().trim().parse().ok()),
+        network::multicast(config),
+        network::firewall(config),
     ];
     findings.extend(config.repos.iter().filter_map(|(name, repo)| Some(keyring(name, repo.keyring.as_deref()?))));
     findings
