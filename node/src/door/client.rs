@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::{self, BoxFuture, Either};
-use http::header::{CONNECTION, HOST, TRANSFER_ENCODING};
+use http::header::{CONNECTION, HOST, TRANSFER_ENCODING, USER_AGENT};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
@@ -259,12 +259,13 @@ impl Client {
         let (shortcut, reply) = self.door.journey.at_once(line)?;
         let mut meter = Meter::start(self, request.method(), request.headers());
         meter.names(What::Url(shortcut.url.clone()), shortcut.class().into());
-        Some(respond(reply, meter))
+        Some(respond(reply, meter, wants_to_be_told(request.headers())))
     }
 
     async fn answer_in_time(self: Arc<Self>, request: Request<Incoming>) -> Response<ReplyBody> {
         let mut meter = Meter::start(&self, request.method(), request.headers());
         let head_only = request.method() == Method::HEAD;
+        let wants_to_be_told = wants_to_be_told(request.headers());
         let is_connect = request.method() == Method::CONNECT;
         let door = &self.door;
         let mut reply = match self.permitted {
@@ -281,16 +282,27 @@ impl Client {
             // What follows was meant for the tunnel and is not to be read as requests.
             reply.fields.insert(CONNECTION, HeaderValue::from_static("close"));
         }
-        respond(reply, meter)
+        respond(reply, meter, wants_to_be_told)
     }
 }
 
-fn respond(reply: Reply, mut meter: Meter) -> Response<ReplyBody> {
+fn respond(reply: Reply, mut meter: Meter, keep_alive_is_told: bool) -> Response<ReplyBody> {
     meter.answered(&reply);
     let mut response = Response::new(ReplyBody::new(reply.content, meter));
     *response.status_mut() = reply.status;
     *response.headers_mut() = reply.fields;
+    if keep_alive_is_told {
+        response.headers_mut().entry(CONNECTION).or_insert(HeaderValue::from_static("keep-alive"));
+    }
     response
+}
+
+/// Is it apk, which closes a connection that no `Connection: keep-alive` says is kept (libfetch/http.c), though HTTP/1.1 keeps
+/// it anyhow? For the others the field would only cost.
+fn wants_to_be_told(fields: &HeaderMap) -> bool {
+    let is_apk =
+        |agent: &HeaderValue| [&b"libfetch/"[..], b"apk-tools/"].iter().any(|name| agent.as_bytes().starts_with(name));
+    fields.get(USER_AGENT).is_some_and(is_apk) && !fields.contains_key(CONNECTION)
 }
 
 async fn stopped(stop: &mut watch::Receiver<bool>) {
