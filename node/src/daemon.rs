@@ -20,7 +20,7 @@ use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
-use tokio::net::UnixListener;
+use tokio::net::{TcpListener, UnixListener};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 
@@ -61,22 +61,18 @@ const HOURS_SHOWN: usize = 24;
 
 /// Runs the node until it is told to stop.
 pub fn run(config: Config) -> anyhow::Result<()> {
+    let inherited = net::inherited_tcp().context("the service manager hands over no socket that listens for TCP")?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().thread_name("imirror").build()?;
-    let ran = runtime.block_on(serve(config));
+    let ran = runtime.block_on(serve(config, inherited));
     // Tunnels and reads of a hanging disk are not waited for.
     runtime.shutdown_timeout(Duration::from_secs(1));
     ran
 }
 
-async fn serve(config: Config) -> anyhow::Result<()> {
+async fn serve(mut config: Config, inherited: Option<std::net::TcpListener>) -> anyhow::Result<()> {
     let file_limit = net::raise_file_limit();
     let mut signals = Signals::new()?;
-    let listener = net::listen_tcp(config.listen).with_context(|| {
-        format!(
-            "cannot listen on {}: is another imirror or apt-cacher-ng running? Choose another address with `listen` or IMIRROR_LISTEN",
-            config.listen
-        )
-    })?;
+    let listener = listen(&mut config, inherited)?;
     let parts = Parts::assemble(config, listener.local_addr()?, file_limit).await?;
     let control = listen_control(&parts.config.socket)?;
     let (stop, stopping) = watch::channel(false);
@@ -129,6 +125,21 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     }
     parts.farewell().await;
     Ok(())
+}
+
+/// Where clients come. A listener that was handed over is in the place of `listen`: it lives on while this process is replaced, and
+/// who connects meanwhile waits there.
+fn listen(config: &mut Config, inherited: Option<std::net::TcpListener>) -> anyhow::Result<TcpListener> {
+    if let Some(inherited) = inherited {
+        config.listen = inherited.local_addr()?;
+        return Ok(TcpListener::from_std(inherited)?);
+    }
+    net::listen_tcp(config.listen).with_context(|| {
+        format!(
+            "cannot listen on {}: is another imirror or apt-cacher-ng running? Choose another address with `listen` or IMIRROR_LISTEN",
+            config.listen
+        )
+    })
 }
 
 /// All that a running node consists of.

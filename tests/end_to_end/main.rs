@@ -19,6 +19,7 @@ mod memory;
 mod metalinks;
 mod monitoring;
 mod operations;
+mod packages;
 mod page;
 mod repositories;
 mod republished;

@@ -120,7 +120,6 @@ fn every_file_is_part_of_the_program() {
         ("node/src", &["lib.rs", "main.rs"][..]),
         ("protocol/src", &["lib.rs"]),
         ("simulations/src", &["lib.rs", "main.rs"]),
-        ("deploy/src", &["lib.rs"]),
         ("tests/src", &["lib.rs"]),
         ("tests/end_to_end", &["main.rs"]),
     ] {

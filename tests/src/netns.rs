@@ -9,7 +9,7 @@ use std::fs::File;
 use std::io::Read;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::AsFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
@@ -186,6 +186,11 @@ impl Host {
     /// At which other hosts reach this one: IPv4 if the LAN has it.
     pub fn address(&self) -> IpAddr {
         self.address
+    }
+
+    /// Its network, as this process can open it.
+    pub(crate) fn namespace(&self) -> &Path {
+        &self.namespace
     }
 
     /// A command that runs on this host.

@@ -4,12 +4,13 @@
 mod control;
 mod detect;
 mod doctor;
+mod log;
 mod prefetch;
 mod progress;
 mod screen;
 mod site;
 
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -226,7 +227,7 @@ fn dispatch(arguments: Arguments) -> anyhow::Result<ExitCode> {
     let load = || load(&settings, &Surroundings::here());
     match arguments.verb {
         Verb::Run => {
-            start_log(arguments.log.as_deref())?;
+            log::start(arguments.log.as_deref())?;
             let loaded = load()?;
             loaded.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
             if let Some(problem) = loaded.token_problem {
@@ -399,18 +400,6 @@ fn local_address(loaded: &Loaded) -> String {
         listen if listen.ip().is_unspecified() => format!("localhost:{}", listen.port()),
         listen => listen.to_string(),
     })
-}
-
-fn start_log(filter: Option<&str>) -> anyhow::Result<()> {
-    let variable = std::env::var("RUST_LOG").ok();
-    let filter = filter.or(variable.as_deref()).filter(|text| !text.is_empty()).unwrap_or("info");
-    let filter = tracing_subscriber::EnvFilter::try_new(filter)
-        .map_err(|e| WrongUsage(format!("--log {filter}: {e}; expected a level such as `debug`")))?;
-    // The journal has its own time stamps and no colours; a person sees when a line comes.
-    let colours = io::stderr().is_terminal() && std::env::var_os("INVOCATION_ID").is_none();
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_target(false);
-    log.without_time().with_ansi(colours).init();
-    Ok(())
 }
 
 fn print<T: Serialize>(value: &T, output: Output, human: impl Fn(&T) -> String) -> anyhow::Result<()> {

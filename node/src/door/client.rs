@@ -4,6 +4,7 @@
 use std::convert::Infallible;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use futures_util::future::{self, BoxFuture, Either};
@@ -42,6 +43,9 @@ const CONNECTIONS_MAX: usize = 8192;
 /// A request head must arrive within this time, and an idle connection is closed after it.
 const HEAD_PATIENCE: Duration = Duration::from_secs(60);
 
+/// When the node stops, who has connected and not asked yet has this long to do so.
+const LAST_CHANCE: Duration = Duration::from_secs(2);
+
 /// Bytes of a request head.
 const HEAD_BYTES_MAX: usize = 64 * 1024;
 
@@ -57,6 +61,7 @@ pub(super) struct Client {
     local: Option<SocketAddr>,
     permitted: bool,
     pub(super) outbox: Outbox,
+    has_asked: AtomicBool,
 }
 
 type Answered = Result<Response<ReplyBody>, Infallible>;
@@ -112,7 +117,9 @@ impl Door {
         let outbox = stream.outbox();
         let address = peer.ip().to_canonical();
         let permitted = self.clients.allow.iter().any(|net| net.contains(&address));
-        let client = Arc::new(Client { door: self, address, port: peer.port(), local, permitted, outbox });
+        let has_asked = AtomicBool::new(false);
+        let client = Arc::new(Client { door: self, address, port: peer.port(), local, permitted, outbox, has_asked });
+        let asker = client.clone();
         let service = service_fn(move |request| client.answer(request));
         let connection = http1::Builder::new()
             .timer(Patience::new(HEAD_PATIENCE))
@@ -126,7 +133,7 @@ impl Door {
         let mut connection = std::pin::pin!(connection);
         let news = stop.clone();
         let mut stopped = std::pin::pin!(coop::unconstrained(stopped(&mut stop)));
-        let (mut listening, mut told) = (false, false);
+        let (mut listening, mut told, mut last_chance) = (false, false, None);
         // The stop is asked once, which leaves this task's waker with it, and again when there is news of it: to ask at every
         // turn is a measurable part of an answer from memory.
         let ended = future::poll_fn(|cx| {
@@ -134,11 +141,16 @@ impl Door {
             if !told && ask {
                 listening = true;
                 told = stopped.as_mut().poll(cx).is_ready();
-                if told {
-                    connection.as_mut().graceful_shutdown();
-                }
+                last_chance = told.then(|| Box::pin(tokio::time::sleep(LAST_CHANCE)));
             }
-            connection.as_mut().poll(cx)
+            let so_far = connection.as_mut().poll(cx);
+            let Some(chance) = last_chance.as_mut().filter(|_| so_far.is_pending()) else { return so_far };
+            if asker.has_asked.load(Ordering::Relaxed) || chance.as_mut().poll(cx).is_ready() {
+                last_chance = None;
+                connection.as_mut().graceful_shutdown();
+                return connection.as_mut().poll(cx);
+            }
+            so_far
         })
         .await;
         if let Err(error) = ended {
@@ -246,6 +258,7 @@ impl Door {
 
 impl Client {
     fn answer(self: &Arc<Self>, request: Request<Incoming>) -> Answering {
+        self.has_asked.store(true, Ordering::Relaxed);
         if let Some(response) = self.answer_at_once(&request) {
             return Either::Left(future::ready(Ok(response)));
         }
