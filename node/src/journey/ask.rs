@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use http::header::{ACCEPT, ACCEPT_ENCODING, CACHE_CONTROL, CONTENT_LENGTH, ETAG, IF_RANGE, RANGE, USER_AGENT, VIA};
+use http::header::{ACCEPT, ACCEPT_ENCODING, CACHE_CONTROL, CONTENT_LENGTH, ETAG, IF_RANGE, RANGE, USER_AGENT};
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use tokio::sync::watch;
 
@@ -365,7 +365,7 @@ impl Journey {
     /// The fields of a request of ours: nothing of the client's for what is ours (FAULTS.md 5).
     pub(super) fn request_fields(&self, question: &Question) -> HeaderMap {
         let mut fields = own_fields();
-        fields.insert(VIA, self.0.via.clone());
+        self.0.hops.sign(&mut fields);
         if question.insist {
             fields.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
         } else if question.classified.class == Class::MutableMetadata {
