@@ -264,7 +264,7 @@ impl Journey {
                 let (entry, blob) = cached.ok_or_else(|| Fault::internal("nothing to serve"))?;
                 Ok(self.stored_reply(asked, entry, blob, Outcome::Hit))
             }
-            Decision::NotCached => Ok(self.not_cached(asked)),
+            Decision::NotCached => self.only_from_site(asked, &classified, flight).await,
             Decision::Fetch | Decision::Revalidate => match flight {
                 Some(flight) if asked.method == Method::GET => {
                     Ok(self.flying_reply(asked, &flight, Outcome::Collapsed))
