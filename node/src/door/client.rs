@@ -155,7 +155,7 @@ impl Door {
             // RFC 9112 3.2.
             return Err(Fault::bad_request("an HTTP/1.1 request needs a Host field"));
         }
-        match parse_target(method, request.uri(), fields, is_repo, is_own)? {
+        match parse_target(method, request.uri(), fields, is_repo, is_own, client.local)? {
             Target::Resource(url) => {
                 let named = self.repos.resolve(&url);
                 Ok(self.ask(request, url, named, meter).await)

@@ -12,6 +12,7 @@ use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use tokio::sync::watch;
 
 use super::freshness::{self, Version};
+use super::hops;
 use super::rfc9111::validates;
 use super::site::Permission;
 use super::{Asked, Journey};
@@ -43,6 +44,8 @@ pub(super) struct Question {
     pub(super) insist: bool,
     /// Nobody waits for it.
     pub(super) ahead: Option<Ahead>,
+    /// Which sites the request that raised it has passed through: upstream is told, for one of them may be behind it, too.
+    pub(super) hops: HeaderMap,
 }
 
 /// How something is asked for that nobody waits for yet.
@@ -64,6 +67,7 @@ impl Question {
             cached: None,
             insist: false,
             ahead: None,
+            hops: hops::sites_of(&asked.fields),
         }
     }
 }
@@ -362,9 +366,10 @@ impl Journey {
         self.0.upstreams.fetch(request).await
     }
 
-    /// The fields of a request of ours: nothing of the client's for what is ours (FAULTS.md 5).
+    /// The fields of a request of ours: nothing of the client's for what is ours (FAULTS.md 5), but which sites it came by.
     pub(super) fn request_fields(&self, question: &Question) -> HeaderMap {
         let mut fields = own_fields();
+        fields.extend(question.hops.clone());
         self.0.hops.sign(&mut fields);
         if question.insist {
             fields.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));

@@ -36,7 +36,8 @@ impl Hops {
         Ok(Self { via: value(&format!("1.1 {name} (imirror)"))?, cdn: value(&site)?, name: name.to_owned(), site })
     }
 
-    /// Adds this node to a request that is passed on, or to one of its own.
+    /// Adds this node to a request that is passed on, or to one of its own. What is its own has a `Via` of its own: a Squid that is both
+    /// before and behind a node would refuse what has its own name in it (403). `CDN-Loop` goes along with every request.
     pub(super) fn sign(&self, fields: &mut HeaderMap) {
         append_via(fields, &self.via);
         fields.append(CDN_LOOP, self.cdn.clone());
@@ -66,10 +67,18 @@ impl Hops {
     }
 }
 
-/// Takes away everything but whom a request has passed through.
-pub(super) fn keep_only_hops(fields: &mut HeaderMap) {
-    let others: Vec<HeaderName> = fields.keys().filter(|name| **name != VIA && **name != CDN_LOOP).cloned().collect();
-    others.iter().for_each(|name| drop(fields.remove(name)));
+/// The fields of a request that say whom it has passed through.
+pub(super) fn of(fields: &HeaderMap) -> HeaderMap {
+    let mut hops = sites_of(fields);
+    fields.get_all(VIA).iter().for_each(|value| {
+        hops.append(VIA, value.clone());
+    });
+    hops
+}
+
+/// Of them the one that goes along even with what is asked for on behalf of many.
+pub(super) fn sites_of(fields: &HeaderMap) -> HeaderMap {
+    fields.get_all(CDN_LOOP).iter().map(|value| (CDN_LOOP, value.clone())).collect()
 }
 
 /// The name of the node that a hop of `Via` is, if it is one.
@@ -82,6 +91,7 @@ fn node_of(hop: &str) -> Option<&str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use http::header::COOKIE;
 
     fn check(lines: &[(&'static str, &str)]) -> Result<(), String> {
         let mut fields = HeaderMap::new();
@@ -128,9 +138,14 @@ mod tests {
     fn what_a_node_signs_it_knows_again() {
         let ours = Hops::new("lab1", "b1946ac92492d234").unwrap();
         let mut fields = HeaderMap::new();
-        fields.insert(VIA, HeaderValue::from_static("1.1 client"));
+        for hop in ["1.1 a", "1.1 b (c), 1.1 d"] {
+            fields.append(VIA, HeaderValue::from_static(hop));
+        }
+        fields.insert(COOKIE, HeaderValue::from_static("secret"));
+        let mut fields = of(&fields);
         ours.sign(&mut fields);
-        assert_eq!(fields[VIA], "1.1 client, 1.1 lab1 (imirror)");
+        assert_eq!(fields[VIA], "1.1 a, 1.1 b (c), 1.1 d, 1.1 lab1 (imirror)");
+        assert!(!fields.contains_key(COOKIE));
         for hidden in [VIA, CDN_LOOP] {
             let mut rest = fields.clone();
             rest.remove(&hidden);

@@ -222,8 +222,7 @@ impl Journey {
 
     /// What a request for a tunnel says to the next proxy, if there is one: whom it has passed through.
     pub fn hops_of(&self, fields: &HeaderMap) -> HeaderMap {
-        let mut hops = fields.clone();
-        hops::keep_only_hops(&mut hops);
+        let mut hops = hops::of(fields);
         self.0.hops.sign(&mut hops);
         hops
     }
@@ -375,6 +374,7 @@ impl Journey {
             cached: None,
             insist: false,
             ahead: None,
+            hops: HeaderMap::new(),
         };
         if let Some(flight) = self.0.flights.join(&entry.key) {
             return Ok(flight);

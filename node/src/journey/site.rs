@@ -214,7 +214,16 @@ impl Journey {
         let url = told.described.url.clone();
         let Named { sources, .. } = self.0.options.repos.resolve(&url);
         let classified = classify(&url);
-        let question = Question { key, sources, cached: None, insist: false, ahead: None, classified, url };
+        let question = Question {
+            key,
+            sources,
+            cached: None,
+            insist: false,
+            hops: HeaderMap::new(),
+            ahead: None,
+            classified,
+            url,
+        };
         match self.depart(&question, source, told, true, true).await {
             Some(flight) => {
                 flight.landed().await;
