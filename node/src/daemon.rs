@@ -8,7 +8,7 @@ mod peers;
 mod service;
 
 use std::io::{self, IsTerminal};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -20,7 +20,7 @@ use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
-use tokio::net::{TcpListener, UnixListener};
+use tokio::net::{TcpListener, UdpSocket, UnixListener};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 
@@ -43,6 +43,8 @@ use crate::os::clock::{Clock, Timestamp};
 use crate::os::{net, tasks};
 use crate::repos::metalink::Root;
 use crate::repos::{Configured, Generations};
+use crate::squid::responder::{self, Responder};
+use crate::squid::store_id;
 use crate::store::{self, Entry, Store, VerifyReport};
 use crate::upstream::{Own, Upstreams};
 use chronicle::Chronicle;
@@ -73,6 +75,8 @@ async fn serve(mut config: Config, inherited: Option<std::net::TcpListener>) -> 
     let file_limit = net::raise_file_limit();
     let mut signals = Signals::new()?;
     let listener = listen(&mut config, inherited)?;
+    let icp = config.icp_listen.map(|address| Ok::<_, anyhow::Error>((address, listen_icp(address)?))).transpose()?;
+    refuse_own_proxy(&config)?;
     let parts = Parts::assemble(config, listener.local_addr()?, file_limit).await?;
     let control = listen_control(&parts.config.socket)?;
     let (stop, stopping) = watch::channel(false);
@@ -91,6 +95,10 @@ async fn serve(mut config: Config, inherited: Option<std::net::TcpListener>) -> 
         door.serve(listener, until).await;
     });
     tasks::spawn("control", serve_control(control, parts.clone(), stopping.clone()));
+    if let Some((address, socket)) = icp {
+        tracing::info!("ICP is answered at {address}");
+        tasks::spawn("icp", parts.responder().serve(socket, stopping.clone()));
+    }
     tasks::spawn("probe", parts.journey.upstreams().clone().probe());
     let store = parts.journey.store().clone();
     let (site, generations) = (parts.site.clone(), parts.generations.clone());
@@ -277,6 +285,19 @@ impl Parts {
         SocketAddr::new(ip, self.config.listen.port()).to_string()
     }
 
+    /// What answers a Squid's questions.
+    fn responder(self: &Arc<Self>) -> Arc<Responder> {
+        let parts = self.clone();
+        Arc::new(Responder {
+            journey: self.journey.clone(),
+            repos: self.repos.clone(),
+            clients: self.config.clients.clone(),
+            other: self.config.freshness.other,
+            ledger: self.ledger.clone(),
+            is_leaving: Box::new(move || parts.leaving.so_far().is_some()),
+        })
+    }
+
     /// For the service manager.
     fn in_a_line(&self) -> String {
         service::line(&self.journey.store().usage(), self.journey.flights().status().len())
@@ -419,6 +440,11 @@ impl Operations for Parts {
         })
     }
 
+    fn store_ids(&self, urls: Vec<String>) -> Vec<Option<String>> {
+        let name = |url: String| store_id::name_of(&self.repos, &self.generations, &Url::parse(&url).ok()?);
+        urls.into_iter().map(name).collect()
+    }
+
     fn purge(&self, url: String, prefix: bool) -> BoxFuture<'_, Result<u64, Fault>> {
         Box::pin(async move {
             if prefix {
@@ -511,6 +537,29 @@ fn who_we_are(config: &mut Config) -> anyhow::Result<Identity> {
     Identity::load(&config.state_dir, &token)
 }
 
+fn listen_icp(address: SocketAddr) -> anyhow::Result<UdpSocket> {
+    responder::bind(address).with_context(|| {
+        format!(
+            "cannot answer ICP at {address}: does a Squid of this machine use the port itself (`icp_port`)? \
+             Choose another address with `[icp] listen`"
+        )
+    })
+}
+
+/// A proxy that asks itself answers nobody.
+fn refuse_own_proxy(config: &Config) -> anyhow::Result<()> {
+    let Some(proxy) = &config.upstream.proxy else { return Ok(()) };
+    let is_here = |ip: IpAddr| net::is_local(ip) && (config.listen.ip().is_unspecified() || ip == config.listen.ip());
+    let itself = proxy.port == config.listen.port() && proxy.host.parse().is_ok_and(is_here);
+    anyhow::ensure!(
+        !itself,
+        "`[upstream] proxy` = {}:{} is this node itself: name the proxy that leads to the world, or none",
+        proxy.host,
+        proxy.port
+    );
+    Ok(())
+}
+
 fn listen_control(path: &Path) -> anyhow::Result<UnixListener> {
     if let Some(folder) = path.parent() {
         std::fs::create_dir_all(folder).with_context(|| {
@@ -531,7 +580,7 @@ async fn serve_control(listener: UnixListener, parts: Arc<Parts>, mut stopping: 
             _ = stopping.wait_for(|stop| *stop) => return,
         };
         let Ok((stream, _)) = accepted else { continue };
-        let parts = parts.clone();
+        let (parts, mut stopping) = (parts.clone(), stopping.clone());
         tasks::spawn("control connection", async move {
             let service = service_fn(move |request: Request<Incoming>| {
                 let parts = parts.clone();
@@ -541,7 +590,15 @@ async fn serve_control(listener: UnixListener, parts: Arc<Parts>, mut stopping: 
                     Ok::<_, std::convert::Infallible>(answer.map(Full::new))
                 }
             });
-            let _ = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
+            let connection = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service);
+            let mut connection = std::pin::pin!(connection);
+            tokio::select! {
+                _ = connection.as_mut() => return,
+                _ = stopping.wait_for(|stop| *stop) => {}
+            }
+            // Who waits here for the end of the node learns of it when its door closes.
+            connection.as_mut().graceful_shutdown();
+            let _ = connection.await;
         });
     }
 }

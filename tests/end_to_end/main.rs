@@ -4,6 +4,7 @@
 
 mod apk;
 mod bad_inputs;
+mod circles;
 mod clients;
 mod decision_tree;
 mod discovery;
@@ -27,6 +28,8 @@ mod several_sources;
 mod shared_cache;
 mod signatures;
 mod site;
+mod squid;
+mod squid_load;
 mod store;
 mod tidy;
 mod uplink;

@@ -1,5 +1,6 @@
 //! Several nodes as one mirror (R7, R8c, R9, R10): real processes on loopback that know each other by seeds.
 
+use std::net::SocketAddr;
 use std::process::Command;
 
 use crate::liar::Liar;
@@ -35,18 +36,27 @@ fn joined(site: Vec<Node>) -> Vec<Node> {
     site
 }
 
+/// The same at addresses of their own, with more in the configuration of each.
+pub(crate) fn site_on(addresses: &[SocketAddr], origins: &[&str], more: impl Fn(usize) -> String) -> Vec<Node> {
+    joined(started(addresses, origins, more))
+}
+
 fn not_joined(nodes: usize, origins: &[&str], more: &str) -> Vec<Node> {
     let addresses: Vec<_> = (0..nodes).map(|_| free_port()).collect();
+    started(&addresses, origins, |_| more.to_owned())
+}
+
+fn started(addresses: &[SocketAddr], origins: &[&str], more: impl Fn(usize) -> String) -> Vec<Node> {
     let seeds: Vec<_> = addresses.iter().map(ToString::to_string).collect();
-    let start = |(place, address)| {
-        let mut node = Node::new(address, origins, more)
+    let start = |(place, address): (usize, &SocketAddr)| {
+        let mut node = Node::new(*address, origins, &more(place))
             .with_variable("IMIRROR_NAME", NAMES[place])
             .with_variable("IMIRROR_SITE_TOKEN", TOKEN)
             .with_variable("IMIRROR_SITE_SEEDS", seeds.join(","));
         node.run();
         node
     };
-    addresses.into_iter().enumerate().map(start).collect()
+    addresses.iter().enumerate().map(start).collect()
 }
 
 /// How many nodes of its site a node knows to be alive, itself among them.

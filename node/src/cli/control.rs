@@ -1,6 +1,6 @@
 //! Asks the running node over its control socket. One short HTTP/1.1 exchange, blocking.
 
-use std::io::{Read, Write};
+use std::io::{self, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 
@@ -14,7 +14,7 @@ use serde_json::Value;
 )]
 pub(super) struct NotRunning {
     socket: String,
-    error: std::io::Error,
+    error: io::Error,
 }
 
 /// Sends a request without a body; the answer's body is JSON.

@@ -8,7 +8,9 @@ mod log;
 mod prefetch;
 mod progress;
 mod screen;
+mod session;
 mod site;
+mod squid;
 
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -155,6 +157,12 @@ enum Verb {
         #[arg(long, value_name = "HOST:PORT")]
         node: Vec<String>,
     },
+    /// Print what a Squid needs in its configuration to use the nodes of this site.
+    SquidConfig(squid::Configuring),
+    /// For Squid's url_rewrite_program: packages come from the node while it lives.
+    SquidRewrite(squid::Rewriting),
+    /// For Squid's store_id_program: one name for a package, whichever mirror has it.
+    SquidStoreId(squid::Naming),
     /// Look for what may keep the node from working, and say what to do.
     Doctor(Output),
     /// Print a completion script for a shell.
@@ -295,6 +303,16 @@ fn dispatch(arguments: Arguments) -> anyhow::Result<ExitCode> {
             let mdns = config.as_ref().is_none_or(|config| config.site.mdns);
             write(&detect::proxy(&node, config.map(|config| config.listen), mdns))?;
         }
+        Verb::SquidConfig(wanted) => {
+            let node = load()?.config.socket;
+            if let Some(file) = wanted.watched() {
+                return squid::keep(file, &wanted, &node).map(|()| ExitCode::SUCCESS);
+            }
+            let status: Status = ask(&node, "GET", "/-/api/status")?;
+            print(&wanted.snippet(&status)?, wanted.output, |snippet| snippet.text.clone())?;
+        }
+        Verb::SquidRewrite(wanted) => squid::rewrite(&wanted)?,
+        Verb::SquidStoreId(wanted) => squid::store_id(wanted)?,
         Verb::Doctor(output) => {
             let loaded = load()?;
             warn(&loaded);

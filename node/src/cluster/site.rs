@@ -254,6 +254,16 @@ impl Site {
         self.0.own
     }
 
+    /// Of which site this node is.
+    pub fn id(&self) -> SiteId {
+        self.0.announcement.site
+    }
+
+    /// Is another node of the site called so?
+    pub fn has_other_named(&self, name: &str) -> bool {
+        self.status().members.iter().any(|member| member.name == name)
+    }
+
     pub fn counts(&self) -> SiteCounts {
         let Counters { handshakes_refused, frames_received, frames_sent, misbehaved } = &self.0.counters;
         let [handshakes_refused, frames_received, frames_sent, misbehaved] =

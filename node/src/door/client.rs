@@ -167,7 +167,7 @@ impl Door {
             // RFC 9112 3.2.
             return Err(Fault::bad_request("an HTTP/1.1 request needs a Host field"));
         }
-        match parse_target(method, request.uri(), fields, is_repo, is_own)? {
+        match parse_target(method, request.uri(), fields, is_repo, is_own, client.local)? {
             Target::Resource(url) => {
                 let named = self.repos.resolve(&url);
                 Ok(self.ask(request, url, named, meter).await)
@@ -230,7 +230,9 @@ impl Door {
             let detail = format!("CONNECT to port {port} (the operator can permit it with `[clients] connect_ports`)");
             return Err(Fault::new(Cause::DestinationForbidden { detail: detail.into() }));
         }
-        let (mut upstream, hop) = self.journey.upstreams().tunnel(host, port, Duration::from_secs(10)).await?;
+        self.journey.check_hops(request.headers())?;
+        let hops = self.journey.hops_of(request.headers());
+        let (mut upstream, hop) = self.journey.upstreams().tunnel(host, port, &hops, Duration::from_secs(10)).await?;
         let ledger = self.ledger.clone();
         tasks::spawn("tunnel", async move {
             let Ok(upgraded) = hyper::upgrade::on(request).await else { return };

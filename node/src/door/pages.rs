@@ -38,6 +38,8 @@ pub trait Operations: Send + Sync {
     fn root<'a>(&'a self, repo: &'a str) -> BoxFuture<'a, Option<Arc<Root>>>;
     fn lookup(&self, url: String) -> BoxFuture<'_, Result<Lookup, Fault>>;
     /// Forgets a URL, or all that begin with it; says how many went.
+    /// What Squid is to store each of these URLs under, where that is something else.
+    fn store_ids(&self, urls: Vec<String>) -> Vec<Option<String>>;
     fn purge(&self, url: String, prefix: bool) -> BoxFuture<'_, Result<u64, Fault>>;
     /// Begins to read everything that is stored, unless that is under way; says how far it has come.
     fn begin_verify(&self) -> Verify;
@@ -92,6 +94,7 @@ pub async fn answer(operations: &dyn Operations, method: &Method, path: &str, re
         "/-/metrics" if reads => text(StatusCode::OK, "text/plain; version=0.0.4", operations.metrics()),
         "/-/health" if reads => health(&operations.health()),
         "/-/api/lookup" if reads && trusted => json_result(operations.lookup(decoded(query)).await),
+        "/-/api/store-ids" if reads => json(&operations.store_ids(query.split('&').map(decoded).collect())),
         "/-/api/purge" if method == Method::POST && trusted => {
             let (url, prefix) = query.strip_prefix("prefix=").map_or((query, false), |rest| (rest, true));
             json_result(operations.purge(decoded(url), prefix).await)
@@ -114,8 +117,10 @@ pub async fn answer(operations: &dyn Operations, method: &Method, path: &str, re
             Some(drain) => json(&drain),
             None => text(StatusCode::NOT_FOUND, "text/plain", "the node is not leaving\n"),
         },
-        "/" | "/-" | "/-/" | "/-/clients" | "/-/api/status" | "/-/api/history" | "/-/api/health" | "/-/metrics"
-        | "/-/health" => text(StatusCode::METHOD_NOT_ALLOWED, "text/plain", "these pages can only be read\n"),
+        "/" | "/-" | "/-/" | "/-/clients" | "/-/api/status" | "/-/api/store-ids" | "/-/api/history"
+        | "/-/api/health" | "/-/metrics" | "/-/health" => {
+            text(StatusCode::METHOD_NOT_ALLOWED, "text/plain", "these pages can only be read\n")
+        }
         _ => text(StatusCode::NOT_FOUND, "text/plain", "there is no such page; see /-/\n"),
     }
 }
@@ -269,6 +274,9 @@ mod tests {
         fn lookup(&self, url: String) -> BoxFuture<'_, Result<Lookup, Fault>> {
             Box::pin(async move { Err(Fault::bad_request(url)) })
         }
+        fn store_ids(&self, urls: Vec<String>) -> Vec<Option<String>> {
+            urls.into_iter().map(|url| url.strip_prefix('+').map(ToOwned::to_owned)).collect()
+        }
         fn purge(&self, url: String, prefix: bool) -> BoxFuture<'_, Result<u64, Fault>> {
             self.changes.fetch_add(1, Ordering::Relaxed);
             Box::pin(async move { Ok(url.len() as u64 + u64::from(prefix)) })
@@ -363,6 +371,8 @@ mod tests {
         assert!(asked(&node, "POST", "/-/api/import?%2Fa%20b", true).await.1.contains("/a b"));
         assert_eq!(node.changes.load(Ordering::Relaxed), 7);
         assert_eq!(asked(&node, "GET", "/-/api/purge?x", true).await.0, 404, "reading changes nothing");
+        let ids = asked(&node, "GET", "/-/api/store-ids?%2Ba%26b&c&", false).await;
+        assert_eq!(ids, (200, "[\"a&b\",null,null]".into()));
         let (status, body) = asked(&node, "GET", "/-/api/lookup?x%26y", true).await;
         assert_eq!((status, body.as_str()), (400, "bad request: x&y\n"));
     }

@@ -37,7 +37,7 @@ impl Journey {
             _ => now.since(entry.confirmed_at()),
         };
         let age = age.as_secs();
-        let fields = content_fields(&entry.head, &self.0.via, Some(age), self.cache_status(outcome));
+        let fields = content_fields(&entry.head, &self.0.hops.via, Some(age), self.cache_status(outcome));
         let selected = select(asked, &entry.head, Some(entry.size), fields);
         selected.into_reply(outcome, None, |segments| Content::Stored(Stored { entry, blob }, segments))
     }
@@ -49,7 +49,7 @@ impl Journey {
             .fields
             .contains_key(AGE)
             .then(|| rfc9111::current_age(&head.fields, flight.started(), self.0.clock.now()).as_secs());
-        let fields = content_fields(head, &self.0.via, age, self.cache_status_with(flight, outcome));
+        let fields = content_fields(head, &self.0.hops.via, age, self.cache_status_with(flight, outcome));
         let selected = select(asked, head, flight.total(), fields);
         let reader = Box::new(flight.reader());
         selected.into_reply(outcome, Some(flight.source()), |segments| Content::Flying(reader, segments))
