@@ -97,8 +97,8 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     tasks::spawn("control", serve_control(control, parts.clone(), stopping.clone()));
     tasks::spawn("probe", parts.journey.upstreams().clone().probe());
     let store = parts.journey.store().clone();
-    let (site, generations) = (parts.site.clone(), parts.generations.clone());
-    store.set_watcher(Arc::new(peers::Watch { site, generations }));
+    let (site, generations, leaving) = (parts.site.clone(), parts.generations.clone(), parts.leaving.clone());
+    store.set_watcher(Arc::new(peers::Watch { site, generations, leaving }));
     parts.recall_names().await;
     tasks::blocking("reconcile", move || {
         if let Err(fault) = store.tell_all() {
@@ -475,7 +475,7 @@ impl Operations for Parts {
     }
 
     fn begin_drain(&self) -> Drain {
-        self.leaving.begin(self.journey.store(), &self.site)
+        self.leaving.begin(self.journey.store(), self.journey.flights(), &self.site)
     }
 
     fn drain(&self) -> Option<Drain> {

@@ -327,3 +327,40 @@ fn r10_a_wrong_byte_of_a_peer_reaches_no_client() {
         assert!(site[1].get(&url).body == body, "{at}");
     }
 }
+
+#[test]
+fn r14_what_lands_while_a_node_drains_is_handed_over_too() {
+    let origin = Origin::start();
+    let mut site = site(3, &origin);
+    let body = |n| content(n, 400_000 + n as usize);
+    let path = |n| format!("/Packages/p{n}-1-1.x86_64.rpm");
+    for n in 0..4 {
+        origin.put(&path(n), Page::new(body(n)));
+    }
+    for n in 0..2 {
+        assert!(site[0].get(&origin.url(&path(n))).body == body(n));
+    }
+    site[0].wait_for_objects(2);
+    // A client is in the middle of a download when the node begins to leave.
+    origin.put(&path(2), Page::new(body(2)).with(Trouble::StallAt(100_000)));
+    let mut client = open(&site[0], &origin.url(&path(2)));
+    assert!(client.head().is_some() && client.read(100_000) == body(2)[..100_000]);
+    let drain = site[0].command(&["drain"]).stdout(std::process::Stdio::piped()).spawn().unwrap();
+    let handed = |objects: u64| {
+        site[1..].iter().map(|node| node.status()["cache"]["objects"].as_u64().unwrap()).sum::<u64>() == objects
+    };
+    site[1].wait_for(|| handed(2));
+    origin.release();
+    assert!(client.read(300_002) == body(2)[100_000..], "a client that reads notices nothing");
+    let drained = drain.wait_with_output().unwrap();
+    let said = String::from_utf8_lossy(&drained.stdout).into_owned();
+    assert!(drained.status.success() && said.contains("3 handed over"), "each counts once: {said}");
+    // What is asked of it even now goes to others before it stops.
+    assert!(site[0].get(&origin.url(&path(3))).body == body(3));
+    site[1].wait_for(|| handed(4));
+    site[0].stop();
+    origin.set_down(true);
+    for n in 0..4 {
+        assert!(site[1].get(&origin.url(&path(n))).body == body(n), "{n}");
+    }
+}

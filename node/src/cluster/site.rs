@@ -397,6 +397,11 @@ impl Site {
         self.0.tell(if stored { Input::Stored(of(key)) } else { Input::Removed(of(key)) });
     }
 
+    /// Has the store had this for as long as the site knows?
+    pub fn has(&self, key: &KeyHash) -> bool {
+        self.0.state().cluster.holds(of(key))
+    }
+
     /// How many other nodes probably have this.
     pub fn copies_elsewhere(&self, key: &KeyHash) -> usize {
         if self.is_alone() { 0 } else { self.0.state().cluster.copies_elsewhere(of(key)) }

@@ -6,6 +6,7 @@ use futures_util::future::BoxFuture;
 use imirror_protocol::{MemberStatus, NodeId};
 
 use super::Parts;
+use super::drain::Leaving;
 use crate::classify::{Class, KeyHash};
 use crate::cluster;
 use crate::cluster::links::PeerStream;
@@ -58,13 +59,18 @@ impl Host for Duties {
 pub(super) struct Watch {
     pub(super) site: cluster::site::Site,
     pub(super) generations: Arc<Generations>,
+    pub(super) leaving: Leaving,
 }
 
 impl Watcher for Watch {
     fn stored(&self, entry: &Entry) {
         // What is not ours goes to no peer.
         if entry.class.is_ours() {
+            let is_new = self.leaving.so_far().is_some() && !self.site.has(&entry.key);
             self.site.holds(&entry.key, true);
+            if is_new {
+                self.leaving.arrived(entry.key);
+            }
         }
     }
 
