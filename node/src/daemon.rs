@@ -37,7 +37,9 @@ use crate::flight::Flights;
 use crate::helper::{Helper, Importing};
 use crate::journey::{Journey, Options};
 use crate::ledger::history::{Series, Span, Sums};
-use crate::ledger::status::{self, Cache, Drain, Health, Lookup, Node, Popular, Repo, Status, StoredObject, Verify};
+use crate::ledger::status::{
+    self, Cache, Drain, Health, Lookup, Node, Popular, Purged, Repo, Status, StoredObject, Verify,
+};
 use crate::ledger::{AccessLog, Ledger, metrics};
 use crate::os::clock::{Clock, Timestamp};
 use crate::os::{net, tasks};
@@ -408,19 +410,8 @@ impl Operations for Parts {
         })
     }
 
-    fn purge(&self, url: String, prefix: bool) -> BoxFuture<'_, Result<u64, Fault>> {
-        Box::pin(async move {
-            if prefix {
-                // By whichever mirror a repository is named, its content has the repository's keys.
-                let folder = Url::parse(&format!("{}/", url.trim_end_matches('/'))).ok();
-                let key =
-                    folder.map(|folder| self.repos.resolve(&folder)).filter(|named| named.sources[0] != named.key);
-                return self.journey.store().remove_prefix(key.map_or(url, |named| named.key.to_string())).await;
-            }
-            let url = Url::parse(&url).map_err(|e| Fault::bad_request(e.to_string()))?;
-            let removed = self.journey.store().remove(self.repos.resolve(&url).key.key_hash()).await?;
-            Ok(u64::from(removed))
-        })
+    fn purge(&self, url: String, prefix: bool) -> BoxFuture<'_, Result<Purged, Fault>> {
+        Box::pin(async move { self.journey.purge(&url, prefix).await })
     }
 
     fn begin_verify(&self) -> Verify {

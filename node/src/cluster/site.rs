@@ -1,6 +1,8 @@
 //! The site as the rest of the node sees it, and what drives `imirror_protocol::Cluster`: what happens is told to it, what it
 //! wants done is done here. What is decided is decided there.
 
+mod forgetting;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -25,6 +27,8 @@ use crate::classify::KeyHash;
 use crate::ledger::metrics::SiteCounts;
 use crate::os::clock::Clock;
 use crate::os::{entropy, tasks};
+
+pub use forgetting::{Forgotten, Order};
 
 /// Handshakes under way at the same time; who comes meanwhile is turned away and tries again.
 const HANDSHAKES_MAX: usize = 64;
@@ -62,6 +66,8 @@ pub trait Host: Send + Sync + 'static {
     fn serve(&self, peer: NodeId, stream: PeerStream) -> BoxFuture<'static, ()>;
     /// Reads an object from a peer into the store; says whether it is there now.
     fn copy(&self, key: KeyHash, from: NodeId) -> BoxFuture<'static, bool>;
+    /// Forgets something as another node wants it; says how many objects went.
+    fn forget(&self, order: Order) -> BoxFuture<'static, u64>;
     /// How this node does.
     fn load(&self) -> Load;
 }
@@ -157,6 +163,7 @@ struct State {
     claims: BTreeMap<Key, Vec<oneshot::Sender<Option<NodeId>>>>,
     confirmations: BTreeMap<Key, Vec<oneshot::Sender<Option<Known>>>>,
     offers: BTreeMap<Key, oneshot::Sender<Option<NodeId>>>,
+    orders: BTreeMap<u64, oneshot::Sender<Forgotten>>,
     planned: Option<Instant>,
 }
 
@@ -167,6 +174,7 @@ type Known = (Version, Duration, NodeId);
 enum Errand {
     Dial(SocketAddr),
     Copy { key: Key, from: NodeId },
+    Forget { id: u64, order: Order },
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -212,6 +220,7 @@ impl Site {
             claims: BTreeMap::new(),
             confirmations: BTreeMap::new(),
             offers: BTreeMap::new(),
+            orders: BTreeMap::new(),
         };
         Self(Arc::new(Inner {
             own: node,
@@ -482,6 +491,13 @@ impl Site {
                     site.0.tell(Input::Copied { key, done });
                 });
             }
+            Errand::Forget { id, order } => {
+                let forgotten = host.forget(order);
+                tasks::spawn("forget", async move {
+                    let objects = forgotten.await;
+                    site.0.tell(Input::Forgot { id, objects });
+                });
+            }
         }
     }
 
@@ -651,6 +667,14 @@ impl Inner {
             }
             Output::Dial(address) => drop(self.errands.send(Errand::Dial(address))),
             Output::Copy { key, from } => drop(self.errands.send(Errand::Copy { key, from })),
+            Output::Forget { id, what, cause, age } => {
+                drop(self.errands.send(Errand::Forget { id, order: Order { what, cause, age } }));
+            }
+            Output::Forgotten { id, objects, nodes, silent } => {
+                if let Some(order) = state.orders.remove(&id) {
+                    let _ = order.send(Forgotten { objects, nodes, silent });
+                }
+            }
             Output::Disconnect { peer, connection, why } => {
                 let link = state.unlink(peer, connection);
                 if let Some(link) = link.filter(|_| why != Why::Spare) {
