@@ -45,6 +45,9 @@ const CLAIM_PATIENCE_YOUNG: Duration = Duration::from_millis(1_300);
 /// As [`CLAIM_PATIENCE`], for [`Input::Confirm`], within which somebody else asks upstream.
 const CONFIRM_PATIENCE: Duration = Duration::from_millis(5_300);
 
+/// For a TCP connection to where nobody answers by UDP.
+const TCP_PATIENCE: Duration = Duration::from_secs(2);
+
 /// How often the node looks how it does.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
@@ -181,6 +184,7 @@ enum Errand {
 enum Complaint {
     Stranger(IpAddr),
     Peer(NodeId, Why),
+    NoUdp(SocketAddr),
     Duplicate,
 }
 
@@ -508,7 +512,20 @@ impl Site {
             Err(error) => {
                 tracing::debug!(%address, "no node there: {error:#}");
                 self.0.tell(Input::DialFailed(address));
+                if error.is::<tokio::time::error::Elapsed>() && self.is_alone() {
+                    self.look_for_a_firewall(address).await;
+                }
             }
+        }
+    }
+
+    /// Where a node, or something like it, answers clients and lets no packet of nodes through, people should know.
+    async fn look_for_a_firewall(&self, address: SocketAddr) {
+        let connecting = tokio::time::timeout(TCP_PATIENCE, tokio::net::TcpStream::connect(address));
+        if matches!(connecting.await, Ok(Ok(_))) {
+            self.0.complain(Complaint::NoUdp(address), || {
+                tracing::warn!("{address} answers by TCP but not by UDP, by which nodes talk to each other: this node serves alone. Does a firewall drop UDP on port {}?", address.port());
+            });
         }
     }
 
@@ -585,6 +602,7 @@ impl Site {
     ) {
         let mut ticks = tokio::time::interval(LOOK_EVERY);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut known = addresses.borrow_and_update().clone();
         loop {
             tokio::select! {
                 _ = ticks.tick() => {
@@ -595,6 +613,8 @@ impl Site {
                 Ok(()) = addresses.changed() => {
                     let addresses = addresses.borrow_and_update().clone();
                     tracing::info!(?addresses, "others reach this node elsewhere now");
+                    self.give_up_links(known.iter().filter(|address| !addresses.contains(address)));
+                    known.clone_from(&addresses);
                     self.0.tell(Input::Addresses(addresses));
                 }
                 Some(Candidate { address, peer, .. }) = candidates.recv() => {
@@ -603,6 +623,14 @@ impl Site {
                 else => return,
             }
         }
+    }
+
+    /// What went by an address that this node has no more leads nowhere: it would take a while to find that out.
+    fn give_up_links<'a>(&self, gone: impl Iterator<Item = &'a SocketAddr>) {
+        let gone: Vec<IpAddr> = gone.map(SocketAddr::ip).collect();
+        let is_gone = |link: &Link| link.local_ip().is_some_and(|ip| gone.contains(&ip));
+        let links: Vec<Link> = self.0.state().links.values().flatten().filter(|link| is_gone(link)).cloned().collect();
+        links.iter().for_each(Link::give_up);
     }
 
     /// Where the others answer now is where they are looked for after the next start.
