@@ -37,7 +37,9 @@ use crate::flight::Flights;
 use crate::helper::{Helper, Importing};
 use crate::journey::{Journey, Options};
 use crate::ledger::history::{Series, Span, Sums};
-use crate::ledger::status::{self, Cache, Drain, Health, Lookup, Node, Popular, Repo, Status, StoredObject, Verify};
+use crate::ledger::status::{
+    self, Cache, Drain, Health, Lookup, Node, Popular, Purged, Repo, Status, StoredObject, Verify,
+};
 use crate::ledger::{AccessLog, Ledger, metrics};
 use crate::os::clock::{Clock, Timestamp};
 use crate::os::{net, tasks};
@@ -101,8 +103,8 @@ async fn serve(mut config: Config, inherited: Option<std::net::TcpListener>) -> 
     }
     tasks::spawn("probe", parts.journey.upstreams().clone().probe());
     let store = parts.journey.store().clone();
-    let (site, generations) = (parts.site.clone(), parts.generations.clone());
-    store.set_watcher(Arc::new(peers::Watch { site, generations }));
+    let (site, generations, leaving) = (parts.site.clone(), parts.generations.clone(), parts.leaving.clone());
+    store.set_watcher(Arc::new(peers::Watch { site, generations, leaving }));
     parts.recall_names().await;
     tasks::blocking("reconcile", move || {
         if let Err(fault) = store.tell_all() {
@@ -445,19 +447,8 @@ impl Operations for Parts {
         urls.into_iter().map(name).collect()
     }
 
-    fn purge(&self, url: String, prefix: bool) -> BoxFuture<'_, Result<u64, Fault>> {
-        Box::pin(async move {
-            if prefix {
-                // By whichever mirror a repository is named, its content has the repository's keys.
-                let folder = Url::parse(&format!("{}/", url.trim_end_matches('/'))).ok();
-                let key =
-                    folder.map(|folder| self.repos.resolve(&folder)).filter(|named| named.sources[0] != named.key);
-                return self.journey.store().remove_prefix(key.map_or(url, |named| named.key.to_string())).await;
-            }
-            let url = Url::parse(&url).map_err(|e| Fault::bad_request(e.to_string()))?;
-            let removed = self.journey.store().remove(self.repos.resolve(&url).key.key_hash()).await?;
-            Ok(u64::from(removed))
-        })
+    fn purge(&self, url: String, prefix: bool) -> BoxFuture<'_, Result<Purged, Fault>> {
+        Box::pin(async move { self.journey.purge(&url, prefix).await })
     }
 
     fn begin_verify(&self) -> Verify {
@@ -512,7 +503,7 @@ impl Operations for Parts {
     }
 
     fn begin_drain(&self) -> Drain {
-        self.leaving.begin(self.journey.store(), &self.site)
+        self.leaving.begin(self.journey.store(), self.journey.flights(), &self.site)
     }
 
     fn drain(&self) -> Option<Drain> {

@@ -155,9 +155,15 @@ impl Lan {
 
     /// Bytes that have come over this host's cable from it, those of all heads among them.
     pub fn sent_by(&self, i: usize) -> u64 {
+        self.counted(i).0
+    }
+
+    /// The same, and packets.
+    pub fn counted(&self, i: usize) -> (u64, u64) {
         let shown = self.shell("ip -json -stats link show dev \"p$1\"", &[&number(i)]);
         let shown: serde_json::Value = serde_json::from_str(&shown).unwrap();
-        shown[0]["stats64"]["rx"]["bytes"].as_u64().unwrap()
+        let received = &shown[0]["stats64"]["rx"];
+        (received["bytes"].as_u64().unwrap(), received["packets"].as_u64().unwrap())
     }
 
     /// Runs shell where the bridge is and the hosts have names: `h1` with `eth0`, whose other end is `p1`, and so on. What it said.

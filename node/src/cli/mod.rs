@@ -26,7 +26,7 @@ use crate::config::{self, ConfigError, Loaded, Overrides, Surroundings};
 use crate::daemon;
 use crate::door::pages::encoded;
 use crate::door::recipes;
-use crate::ledger::status::{Drain, Health, Lookup, Status, Verify};
+use crate::ledger::status::{Drain, Health, Lookup, Purged, Status, Verify};
 use crate::os::clock::Clock;
 
 const EXIT_CODES: &str = "\
@@ -111,7 +111,7 @@ enum Verb {
         #[command(flatten)]
         output: Output,
     },
-    /// Forget a URL, or with --repo everything below it.
+    /// Forget a URL, or with --repo everything below it, at all nodes of the site.
     Purge {
         url: String,
         /// Forget everything that begins with the URL.
@@ -266,8 +266,8 @@ fn dispatch(arguments: Arguments) -> anyhow::Result<ExitCode> {
         Verb::Purge { url, repo, output } => {
             let prefix = if repo { "prefix=" } else { "" };
             let path = format!("/-/api/purge?{prefix}{}", encoded(&url));
-            let gone: u64 = ask(&load()?.config.socket, "POST", &path)?;
-            print(&gone, output, |gone| format!("{gone} forgotten\n"))?;
+            let purged: Purged = ask(&load()?.config.socket, "POST", &path)?;
+            print(&purged, output, screen::purged)?;
         }
         Verb::Verify(output) => {
             let report = verify(&load()?.config.socket, output)?;

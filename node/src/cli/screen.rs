@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::config::{Loaded, Shown};
-use crate::ledger::status::{Drain, Flight, Health, Lookup, Site, Status, Verify};
+use crate::ledger::status::{Drain, Flight, Health, Lookup, Purged, Site, Status, Verify};
 use crate::os::clock::Timestamp;
 
 /// Lines of each list on the screen; more are only counted.
@@ -204,6 +204,18 @@ pub(super) fn verify(report: &Verify) -> String {
         }
     };
     format!("{} objects, {} read: {found}\n", report.objects, bytes(report.bytes))
+}
+
+pub(super) fn purged(purged: &Purged) -> String {
+    let nodes = match purged.nodes {
+        1 => "1 node".to_owned(),
+        nodes => format!("{nodes} nodes"),
+    };
+    let silent = match &purged.unanswered[..] {
+        [] => String::new(),
+        silent => format!("; no answer from {}: told again when met again", silent.join(", ")),
+    };
+    format!("{} forgotten at {nodes}{silent}\n", purged.forgotten)
 }
 
 pub(super) fn draining(report: &Drain) -> String {

@@ -28,7 +28,7 @@ Commands:
   site              The site: the nodes that share one token
   join              Make this machine part of a site
   lookup            Say what a URL is, where it is, and what would happen to a request for it
-  purge             Forget a URL, or with --repo everything below it
+  purge             Forget a URL, or with --repo everything below it, at all nodes of the site
   verify            Read everything that is stored and drop what is damaged
   drain             Hand over what only this node has, so that it can be stopped without a loss
   prefetch          The helper: what it has fetched before anybody asked, and what it will

@@ -13,7 +13,7 @@ use super::events::Events;
 use super::page::{self, View};
 use crate::fault::Fault;
 use crate::ledger::history::{Series, Span, Sums};
-use crate::ledger::status::{Drain, Health, Import, Lookup, Prefetch, Status, Verify};
+use crate::ledger::status::{Drain, Health, Import, Lookup, Prefetch, Purged, Status, Verify};
 use crate::os::clock::Timestamp;
 use crate::repos::metalink::Root;
 
@@ -37,10 +37,10 @@ pub trait Operations: Send + Sync {
     /// Which versions of its root of trust a configured repository's metalink permits now, if it has one.
     fn root<'a>(&'a self, repo: &'a str) -> BoxFuture<'a, Option<Arc<Root>>>;
     fn lookup(&self, url: String) -> BoxFuture<'_, Result<Lookup, Fault>>;
-    /// Forgets a URL, or all that begin with it; says how many went.
     /// What Squid is to store each of these URLs under, where that is something else.
     fn store_ids(&self, urls: Vec<String>) -> Vec<Option<String>>;
-    fn purge(&self, url: String, prefix: bool) -> BoxFuture<'_, Result<u64, Fault>>;
+    /// Forgets a URL, or all that begin with it, at all live nodes; says what went.
+    fn purge(&self, url: String, prefix: bool) -> BoxFuture<'_, Result<Purged, Fault>>;
     /// Begins to read everything that is stored, unless that is under way; says how far it has come.
     fn begin_verify(&self) -> Verify;
     /// How far that has come, if it ever began.
@@ -277,9 +277,10 @@ mod tests {
         fn store_ids(&self, urls: Vec<String>) -> Vec<Option<String>> {
             urls.into_iter().map(|url| url.strip_prefix('+').map(ToOwned::to_owned)).collect()
         }
-        fn purge(&self, url: String, prefix: bool) -> BoxFuture<'_, Result<u64, Fault>> {
+        fn purge(&self, url: String, prefix: bool) -> BoxFuture<'_, Result<Purged, Fault>> {
             self.changes.fetch_add(1, Ordering::Relaxed);
-            Box::pin(async move { Ok(url.len() as u64 + u64::from(prefix)) })
+            let forgotten = url.len() as u64 + u64::from(prefix);
+            Box::pin(async move { Ok(Purged { forgotten, here: 1, nodes: 2, unanswered: vec!["lab3".into()] }) })
         }
         fn begin_verify(&self) -> Verify {
             self.changes.fetch_add(1, Ordering::Relaxed);
@@ -360,8 +361,9 @@ mod tests {
     async fn the_control_socket_can_change() {
         let node = Fake::default();
         assert_eq!(asked(&node, "GET", "/-/api/verify", true).await.0, 404, "nobody has begun it");
-        assert_eq!(asked(&node, "POST", "/-/api/purge?a%3Fb", true).await, (200, "3".into()));
-        assert_eq!(asked(&node, "POST", "/-/api/purge?prefix=ab", true).await, (200, "3".into()));
+        let purged = r#"{"forgotten":3,"here":1,"nodes":2,"unanswered":["lab3"]}"#;
+        assert_eq!(asked(&node, "POST", "/-/api/purge?a%3Fb", true).await, (200, purged.into()));
+        assert_eq!(asked(&node, "POST", "/-/api/purge?prefix=ab", true).await, (200, purged.into()));
         assert!(asked(&node, "POST", "/-/api/verify", true).await.1.contains("\"objects\":3"));
         assert!(asked(&node, "GET", "/-/api/verify", true).await.1.contains("\"objects\":4"));
         assert_eq!(asked(&node, "GET", "/-/api/drain", true).await.0, 404, "it is not leaving");

@@ -241,7 +241,7 @@ impl Journey {
         }
         // What the repository's metadata still names stays (R6c).
         if gone && question.cached.is_some() && !self.is_named(&question.url) {
-            let _ = self.0.store.remove(question.key).await;
+            self.is_gone(question).await;
         }
         match (survey.refusal, survey.page, survey.unreachable.or(survey.other)) {
             (Some(answer), _, None) => Resolution::Small(Arc::new(answer)),

@@ -7,8 +7,10 @@ mod ahead;
 mod ask;
 pub mod cache_control;
 pub mod conditional;
+mod forget;
 pub mod freshness;
 mod handed;
+mod head;
 mod hops;
 mod pass;
 mod promises;
@@ -268,9 +270,7 @@ impl Journey {
                 Some(flight) if asked.method == Method::GET => {
                     Ok(self.flying_reply(asked, &flight, Outcome::Collapsed))
                 }
-                _ if asked.method == Method::HEAD && cached.is_none() && self.0.site.plan(&key).sources.is_empty() => {
-                    self.pass_own(asked, &classified).await
-                }
+                _ if asked.method == Method::HEAD && cached.is_none() => self.head(asked, &classified, demand).await,
                 _ => self.ask_and_reply(asked, classified, cached, demand).await,
             },
         }
@@ -395,9 +395,15 @@ impl Journey {
     fn cache_status_with(&self, flight: &Flight, outcome: Outcome) -> HeaderValue {
         let own = self.cache_status(outcome);
         let Some(peer) = flight.peer().map(|peer| self.0.site.name_of(peer)) else { return own };
-        let theirs = if flight.is_whole_at_peer() { "hit" } else { "fwd=uri-miss; collapsed" };
+        let stored = outcome == Outcome::PeerHit && flight.is_kept();
+        self.cache_status_after(&peer, flight.is_whole_at_peer(), outcome, stored)
+    }
+
+    fn cache_status_after(&self, peer: &str, has_all: bool, outcome: Outcome, stored: bool) -> HeaderValue {
+        let own = self.cache_status(outcome);
         let own = own.to_str().unwrap_or_default();
-        let stored = if outcome == Outcome::PeerHit && flight.is_kept() { "; stored" } else { "" };
+        let theirs = if has_all { "hit" } else { "fwd=uri-miss; collapsed" };
+        let stored = if stored { "; stored" } else { "" };
         HeaderValue::try_from(format!("{peer}; {theirs}, {own}{stored}"))
             .unwrap_or_else(|_| HeaderValue::from_static("imirror"))
     }

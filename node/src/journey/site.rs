@@ -26,7 +26,7 @@ use crate::store::Plan;
 const FOLLOWED_MAX: usize = 4;
 
 /// For the first words of a peer that the site has named; while it waits itself it says so.
-const FIRST_BYTE: Duration = Duration::from_millis(500);
+pub(super) const FIRST_BYTE: Duration = Duration::from_millis(500);
 
 /// What this node is to do for all.
 #[derive(Default)]
@@ -212,6 +212,9 @@ impl Journey {
         };
         source.limit(self.0.copies.clone());
         let url = told.described.url.clone();
+        if self.is_forgotten(&url, key, &url, told.confirmed_age) {
+            return false;
+        }
         let Named { sources, .. } = self.0.options.repos.resolve(&url);
         let classified = classify(&url);
         let question = Question {
@@ -233,8 +236,7 @@ impl Journey {
         }
     }
 
-    /// A download from a peer, if it has what is asked for, under this name, or is getting it. What it has by its URL is the same
-    /// only if the peer has checked it against the same digest.
+    /// A download from a peer, if it has what is asked for, under this name, or is getting it.
     async fn fetch_from(
         &self,
         question: &Question,
@@ -244,7 +246,7 @@ impl Journey {
         patience: Duration,
     ) -> Option<Arc<Flight>> {
         let (source, told) = self.0.site.get(peer, name, Known::Nothing, 0..u64::MAX, patience.max(FIRST_BYTE)).await?;
-        if *name != question.key && told.described.digest != question.classified.digest {
+        if !self.will_do(question, name, &told) {
             return None;
         }
         self.depart(question, source, told, keep, false).await
