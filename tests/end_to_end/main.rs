@@ -28,4 +28,5 @@ mod signatures;
 mod site;
 mod store;
 mod tidy;
+mod top;
 mod uplink;

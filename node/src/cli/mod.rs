@@ -8,6 +8,8 @@ mod prefetch;
 mod progress;
 mod screen;
 mod site;
+mod status;
+mod top;
 
 use std::io::{self, IsTerminal, Write};
 use std::path::{Path, PathBuf};
@@ -91,6 +93,8 @@ enum Verb {
     Status(Output),
     /// Show the nodes of the site.
     Nodes(Output),
+    /// Show the whole site at this terminal, live: `?` says which keys there are.
+    Top,
     /// The site: the nodes that share one token.
     Site {
         #[command(subcommand)]
@@ -238,12 +242,13 @@ fn dispatch(arguments: Arguments) -> anyhow::Result<ExitCode> {
             let node = load()?.config.socket;
             let (status, health): (Status, Health) =
                 (ask(&node, "GET", "/-/api/status")?, ask(&node, "GET", "/-/api/health")?);
-            print(&status, output, |status| screen::status(status, &health, Clock::system().now()))?;
+            print(&status, output, |status| status::screen(status, &health, Clock::system().now(), width()))?;
         }
         Verb::Nodes(output) => {
             let status: Status = ask(&load()?.config.socket, "GET", "/-/api/status")?;
             print(&status.site, output, screen::nodes)?;
         }
+        Verb::Top => return top::run(&load()?.config.socket),
         Verb::Site { verb: SiteVerb::New { force, output } } => {
             print(&site::found(&load()?, force)?, output, site::screen)?;
         }
@@ -338,7 +343,10 @@ fn load(settings: &Settings, here: &Surroundings) -> anyhow::Result<Loaded> {
 }
 
 fn ask<T: DeserializeOwned>(socket: &Path, method: &str, path: &str) -> anyhow::Result<T> {
-    let answer = control::ask(socket, method, path)?;
+    understood(control::ask(socket, method, path)?)
+}
+
+fn understood<T: DeserializeOwned>(answer: serde_json::Value) -> anyhow::Result<T> {
     serde_json::from_value(answer).context("the node answers in another way: is it of another version?")
 }
 
@@ -401,6 +409,14 @@ fn local_address(loaded: &Loaded) -> String {
     })
 }
 
+/// Columns of the terminal; what is no terminal takes lines of any length.
+fn width() -> usize {
+    match io::stdout().is_terminal() {
+        true => crossterm::terminal::size().map_or(80, |(columns, _)| usize::from(columns).max(40)),
+        false => usize::MAX,
+    }
+}
+
 fn start_log(filter: Option<&str>) -> anyhow::Result<()> {
     let variable = std::env::var("RUST_LOG").ok();
     let filter = filter.or(variable.as_deref()).filter(|text| !text.is_empty()).unwrap_or("info");
@@ -414,8 +430,15 @@ fn start_log(filter: Option<&str>) -> anyhow::Result<()> {
 }
 
 fn print<T: Serialize>(value: &T, output: Output, human: impl Fn(&T) -> String) -> anyhow::Result<()> {
-    let text = if output.json { format!("{}\n", serde_json::to_string_pretty(value)?) } else { human(value) };
-    write(&text)
+    match output.json {
+        true => write(&format!("{}\n", serde_json::to_string_pretty(value)?)),
+        false => write(&harmless(&human(value))),
+    }
+}
+
+/// Names come from outside; nothing in them is to move a terminal's cursor.
+fn harmless(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() && c != '\n' { '\u{fffd}' } else { c }).collect()
 }
 
 fn write(text: &str) -> anyhow::Result<()> {
