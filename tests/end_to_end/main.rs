@@ -4,6 +4,7 @@
 
 mod apk;
 mod bad_inputs;
+mod client_config;
 mod clients;
 mod decision_tree;
 mod discovery;

@@ -1,6 +1,7 @@
 //! The command line. `run` is the node; every other verb asks the running one over its control socket, or needs none.
 //! One definition gives the help, the manual pages and the completions.
 
+mod client_config;
 mod control;
 mod detect;
 mod doctor;
@@ -34,7 +35,7 @@ Exit codes:
   1  failed
   2  wrong usage or configuration
   3  no node is running
-  4  problems were found (doctor, verify, drain)
+  4  problems were found (doctor, verify, drain, client-config --undo)
 
 Files:
   /etc/imirror, ~/.config/imirror            configuration: imirror.toml, then conf.d/*.toml
@@ -143,12 +144,11 @@ enum Verb {
         #[command(flatten)]
         output: Output,
     },
-    /// Print what to write on a client.
+    /// Print what to write on a client, or write it: --apply, and --undo takes it back.
     ClientConfig {
         family: recipes::Family,
-        /// The node as clients reach it; the running node's address if there is one.
-        #[arg(long, value_name = "HOST:PORT")]
-        node: Option<String>,
+        #[command(flatten)]
+        options: client_config::Options,
     },
     /// Print the proxy for apt's Acquire::http::Proxy-Auto-Detect: the node here or one on this network, else DIRECT.
     AptProxyDetect {
@@ -290,9 +290,25 @@ fn dispatch(arguments: Arguments) -> anyhow::Result<ExitCode> {
             print(&loaded.shown, output, |shown| screen::configuration(shown, &loaded))?;
         }
         Verb::Config { verb: Some(ConfigVerb::Check), .. } => check(load()?)?,
-        Verb::ClientConfig { family, node } => {
-            let node = node.map_or_else(|| load().map(|loaded| local_address(&loaded)), Ok)?;
-            write(&recipes::recipe(family, &node))?;
+        Verb::ClientConfig { family, options } => {
+            options.check()?;
+            if !options.changes() {
+                let node = options.node.first().cloned();
+                let node = node.map_or_else(|| load().map(|loaded| local_address(&loaded)), Ok)?;
+                write(&recipes::recipe(family, &node))?;
+                return Ok(ExitCode::SUCCESS);
+            }
+            let nodes = match options.apply && options.node.is_empty() {
+                true => site_addresses(&load()?.config.socket)?,
+                false => options.node.clone(),
+            };
+            let report = client_config::run(family, &options, &nodes)?;
+            write(&report.text)?;
+            // The client would go on without it, and nobody would ever know.
+            for silent in report.nodes.iter().filter(|node| !detect::answers(node)) {
+                let _ = writeln!(io::stderr(), "imirror: warning: no node answers at {silent} now");
+            }
+            return Ok(ExitCode::from(if report.is_whole { 0 } else { 4 }));
         }
         Verb::AptProxyDetect { uri: _, node } => {
             let config = load().ok().map(|loaded| loaded.config);
@@ -407,6 +423,16 @@ fn local_address(loaded: &Loaded) -> String {
         listen if listen.ip().is_unspecified() => format!("localhost:{}", listen.port()),
         listen => listen.to_string(),
     })
+}
+
+/// The running node and the others of its site that are alive, as clients reach them.
+fn site_addresses(socket: &Path) -> anyhow::Result<Vec<String>> {
+    const NODES_MAX: usize = 4;
+    let status: Status =
+        ask(socket, "GET", "/-/api/status").map_err(|error| error.context("say which node: --node HOST:PORT"))?;
+    let alive = status.site.nodes.into_iter().filter(|node| node.state == "alive" && node.id != status.node.id);
+    let others = alive.map(|node| node.address).filter(|address| !address.is_empty());
+    Ok(std::iter::once(status.node.address).chain(others).take(NODES_MAX).collect())
 }
 
 /// Columns of the terminal; what is no terminal takes lines of any length.

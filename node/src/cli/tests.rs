@@ -34,7 +34,7 @@ Commands:
   drain             Hand over what only this node has, so that it can be stopped without a loss
   prefetch          The helper: what it has fetched before anybody asked, and what it will
   config            Print the effective configuration and where each value came from, or check it
-  client-config     Print what to write on a client
+  client-config     Print what to write on a client, or write it: --apply, and --undo takes it back
   apt-proxy-detect  Print the proxy for apt's Acquire::http::Proxy-Auto-Detect: the node here or one
                     on this network, else DIRECT
   doctor            Look for what may keep the node from working, and say what to do
@@ -63,7 +63,7 @@ Exit codes:
   1  failed
   2  wrong usage or configuration
   3  no node is running
-  4  problems were found (doctor, verify, drain)
+  4  problems were found (doctor, verify, drain, client-config --undo)
 
 Files:
   /etc/imirror, ~/.config/imirror            configuration: imirror.toml, then conf.d/*.toml
@@ -88,6 +88,8 @@ fn verbs_and_flags() {
         "imirror purge --repo http://example.org/fedora",
         "imirror apt-proxy-detect http://example.org/ --node a:3142 --node b:3142",
         "imirror client-config apk --node lab1:3142",
+        "imirror client-config dnf --apply --dry-run --root /mnt --node a --node b --base x=http://example.org/",
+        "imirror client-config dnf --undo --root /mnt",
         "imirror top --socket x",
         "imirror man --dir x",
     ] {
@@ -120,6 +122,9 @@ fn errors_have_their_codes() {
     let error = ask::<Status>(nowhere, "GET", "/-/api/status").unwrap_err();
     assert_eq!(exit_code(&error), 3);
     insta::assert_snapshot!(format!("{error:#}"), @"no node is running here (/nonexistent/control.sock: No such file or directory (os error 2)); start one with `imirror run`, or say which with --config FILE or IMIRROR_SOCKET");
+    let error = site_addresses(nowhere).unwrap_err();
+    assert_eq!(exit_code(&error), 3);
+    assert!(format!("{error:#}").starts_with("say which node: --node HOST:PORT: no node is running"), "{error:#}");
     assert_eq!(exit_code(&anyhow::anyhow!("something")), 1);
     assert_eq!(exit_code(&io::Error::from(io::ErrorKind::BrokenPipe).into()), 0);
 }
@@ -343,6 +348,7 @@ fn what_people_do_wrong_is_explained() {
         "imirror lookup",
         "imirror status --jsno",
         "imirror client-config emerge",
+        "imirror client-config apt --apply --undo",
     ];
     let said: Vec<String> = lines.iter().map(|line| format!("$ {line}\n{}", usage(line))).collect();
     insta::assert_snapshot!(said.join("\n"));
