@@ -10,7 +10,7 @@ use imirror_tests::http::{Answer, Connection};
 use imirror_tests::node::Node;
 use imirror_tests::origin::{Origin, Page};
 
-const INDEX: &str = "/v3.20/main/x86_64/APKINDEX.tar.gz";
+pub(super) const INDEX: &str = "/v3.20/main/x86_64/APKINDEX.tar.gz";
 
 /// What apk knows of a file it has.
 #[derive(Clone, Copy)]
@@ -70,7 +70,7 @@ impl<'a> Apk<'a> {
     }
 }
 
-fn package_path(version: &str) -> String {
+pub(super) fn package_path(version: &str) -> String {
     format!("/v3.20/main/x86_64/hello-{version}.apk")
 }
 
@@ -84,7 +84,7 @@ fn archive(folder: &Path) -> Vec<u8> {
 }
 
 /// A repository with one package: control and data segments one after the other, and an index that names it.
-fn publish(origin: &Origin, version: &str, seed: u64, date: &str) -> Vec<u8> {
+pub(super) fn publish(origin: &Origin, version: &str, seed: u64, date: &str) -> Vec<u8> {
     let folder = |files: &[(&str, Vec<u8>)]| {
         let folder = tempfile::tempdir().unwrap();
         files.iter().for_each(|(name, bytes)| std::fs::write(folder.path().join(name), bytes).unwrap());
@@ -100,7 +100,7 @@ fn publish(origin: &Origin, version: &str, seed: u64, date: &str) -> Vec<u8> {
 }
 
 /// Version and size of the one package in an index.
-fn read_index(index: &[u8]) -> (String, usize) {
+pub(super) fn read_index(index: &[u8]) -> (String, usize) {
     let mut unpack = Command::new("bsdtar");
     unpack.args(["-xO", "-f", "-", "./APKINDEX"]).stdin(Stdio::piped()).stdout(Stdio::piped());
     let mut unpack = unpack.spawn().expect("bsdtar is installed");

@@ -261,10 +261,11 @@ fn zypper() {
     });
 }
 
-#[test]
-fn pacman() {
-    let tree = TempDir::new().unwrap();
-    let root = tree.path();
+/// The file of the one package of [`pacman_repository`].
+pub(super) const PACMAN_PACKAGE: &str = "imirror-hello-1.0-1-any.pkg.tar.gz";
+
+/// Makes `repo` below a folder, the repository `lab`; returns its one package.
+pub(super) fn pacman_repository(root: &Path) -> PathBuf {
     let repo = root.join("repo");
     std::fs::create_dir_all(root.join("pkg/usr/share/hello")).unwrap();
     std::fs::create_dir_all(root.join("db/imirror-hello-1.0-1")).unwrap();
@@ -272,12 +273,11 @@ fn pacman() {
     std::fs::write(root.join("pkg/usr/share/hello/data"), content(3, 2_000_000)).unwrap();
     let info = "pkgname = imirror-hello\npkgver = 1.0-1\npkgdesc = test\narch = any\nsize = 2000000\n";
     std::fs::write(root.join("pkg/.PKGINFO"), info).unwrap();
-    let name = "imirror-hello-1.0-1-any.pkg.tar.gz";
-    let package = repo.join(name);
+    let package = repo.join(PACMAN_PACKAGE);
     run(Command::new("bsdtar").arg("-czf").arg(&package).args([".PKGINFO", "usr"]).current_dir(root.join("pkg")));
     let bytes = std::fs::read(&package).unwrap();
     let desc = format!(
-        "%FILENAME%\n{name}\n\n%NAME%\nimirror-hello\n\n%VERSION%\n1.0-1\n\n%CSIZE%\n{}\n\n%ISIZE%\n2000000\n\n%SHA256SUM%\n{}\n\n%ARCH%\nany\n\n",
+        "%FILENAME%\n{PACMAN_PACKAGE}\n\n%NAME%\nimirror-hello\n\n%VERSION%\n1.0-1\n\n%CSIZE%\n{}\n\n%ISIZE%\n2000000\n\n%SHA256SUM%\n{}\n\n%ARCH%\nany\n\n",
         bytes.len(),
         sha256(&bytes)
     );
@@ -287,8 +287,15 @@ fn pacman() {
         .arg(repo.join("lab.db"))
         .arg("imirror-hello-1.0-1")
         .current_dir(root.join("db")));
+    package
+}
+
+#[test]
+fn pacman() {
+    let tree = TempDir::new().unwrap();
+    let package = pacman_repository(tree.path());
     let origin = Origin::start();
-    origin.put_tree(&repo);
+    origin.put_tree(&tree.path().join("repo"));
     two_by_two(&origin, &package, ".pkg.tar.gz", |node, as_proxy, folder| {
         let base = match as_proxy {
             true => format!("http://{}", origin.address()),
@@ -313,6 +320,6 @@ fn pacman() {
         };
         let text = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
         assert!(output.status.success(), "{text}");
-        std::fs::read(find(&folder.join("cache"), name).pop().expect("a package")).unwrap()
+        std::fs::read(find(&folder.join("cache"), PACMAN_PACKAGE).pop().expect("a package")).unwrap()
     });
 }

@@ -5,6 +5,7 @@
 mod apk;
 mod bad_inputs;
 mod circles;
+mod client_config;
 mod clients;
 mod decision_tree;
 mod discovery;
@@ -32,4 +33,5 @@ mod squid;
 mod squid_load;
 mod store;
 mod tidy;
+mod top;
 mod uplink;

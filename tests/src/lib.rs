@@ -11,6 +11,7 @@ pub mod netns;
 pub mod node;
 pub mod origin;
 pub mod squid;
+pub mod terminal;
 pub mod tls;
 
 use sha2::Digest;

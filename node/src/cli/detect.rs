@@ -32,7 +32,7 @@ pub(super) fn proxy(nodes: &[String], listen: Option<SocketAddr>, mdns: bool) ->
 }
 
 /// Does a node serve there? A degraded one does.
-fn answers(node: &str) -> bool {
+pub(super) fn answers(node: &str) -> bool {
     let Ok(mut addresses) = node.to_socket_addrs() else { return false };
     addresses.any(|address| health(address, node).is_ok_and(|answer| is_health(&answer)))
 }

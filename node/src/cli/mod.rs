@@ -1,6 +1,7 @@
 //! The command line. `run` is the node; every other verb asks the running one over its control socket, or needs none.
 //! One definition gives the help, the manual pages and the completions.
 
+mod client_config;
 mod control;
 mod detect;
 mod doctor;
@@ -11,8 +12,10 @@ mod screen;
 mod session;
 mod site;
 mod squid;
+mod status;
+mod top;
 
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -35,7 +38,7 @@ Exit codes:
   1  failed
   2  wrong usage or configuration
   3  no node is running
-  4  problems were found (doctor, verify, drain)
+  4  problems were found (doctor, verify, drain, client-config --undo)
 
 Files:
   /etc/imirror, ~/.config/imirror            configuration: imirror.toml, then conf.d/*.toml
@@ -94,6 +97,8 @@ enum Verb {
     Status(Output),
     /// Show the nodes of the site.
     Nodes(Output),
+    /// Show the whole site at this terminal, live: `?` says which keys there are.
+    Top,
     /// The site: the nodes that share one token.
     Site {
         #[command(subcommand)]
@@ -142,12 +147,11 @@ enum Verb {
         #[command(flatten)]
         output: Output,
     },
-    /// Print what to write on a client.
+    /// Print what to write on a client, or write it: --apply, and --undo takes it back.
     ClientConfig {
         family: recipes::Family,
-        /// The node as clients reach it; the running node's address if there is one.
-        #[arg(long, value_name = "HOST:PORT")]
-        node: Option<String>,
+        #[command(flatten)]
+        options: client_config::Options,
     },
     /// Print the proxy for apt's Acquire::http::Proxy-Auto-Detect: the node here or one on this network, else DIRECT.
     AptProxyDetect {
@@ -247,12 +251,13 @@ fn dispatch(arguments: Arguments) -> anyhow::Result<ExitCode> {
             let node = load()?.config.socket;
             let (status, health): (Status, Health) =
                 (ask(&node, "GET", "/-/api/status")?, ask(&node, "GET", "/-/api/health")?);
-            print(&status, output, |status| screen::status(status, &health, Clock::system().now()))?;
+            print(&status, output, |status| status::screen(status, &health, Clock::system().now(), width()))?;
         }
         Verb::Nodes(output) => {
             let status: Status = ask(&load()?.config.socket, "GET", "/-/api/status")?;
             print(&status.site, output, screen::nodes)?;
         }
+        Verb::Top => return top::run(&load()?.config.socket),
         Verb::Site { verb: SiteVerb::New { force, output } } => {
             print(&site::found(&load()?, force)?, output, site::screen)?;
         }
@@ -294,9 +299,25 @@ fn dispatch(arguments: Arguments) -> anyhow::Result<ExitCode> {
             print(&loaded.shown, output, |shown| screen::configuration(shown, &loaded))?;
         }
         Verb::Config { verb: Some(ConfigVerb::Check), .. } => check(load()?)?,
-        Verb::ClientConfig { family, node } => {
-            let node = node.map_or_else(|| load().map(|loaded| local_address(&loaded)), Ok)?;
-            write(&recipes::recipe(family, &node))?;
+        Verb::ClientConfig { family, options } => {
+            options.check()?;
+            if !options.changes() {
+                let node = options.node.first().cloned();
+                let node = node.map_or_else(|| load().map(|loaded| local_address(&loaded)), Ok)?;
+                write(&recipes::recipe(family, &node))?;
+                return Ok(ExitCode::SUCCESS);
+            }
+            let nodes = match options.apply && options.node.is_empty() {
+                true => site_addresses(&load()?.config.socket)?,
+                false => options.node.clone(),
+            };
+            let report = client_config::run(family, &options, &nodes)?;
+            write(&report.text)?;
+            // The client would go on without it, and nobody would ever know.
+            for silent in report.nodes.iter().filter(|node| !detect::answers(node)) {
+                let _ = writeln!(io::stderr(), "imirror: warning: no node answers at {silent} now");
+            }
+            return Ok(ExitCode::from(if report.is_whole { 0 } else { 4 }));
         }
         Verb::AptProxyDetect { uri: _, node } => {
             let config = load().ok().map(|loaded| loaded.config);
@@ -357,7 +378,10 @@ fn load(settings: &Settings, here: &Surroundings) -> anyhow::Result<Loaded> {
 }
 
 fn ask<T: DeserializeOwned>(socket: &Path, method: &str, path: &str) -> anyhow::Result<T> {
-    let answer = control::ask(socket, method, path)?;
+    understood(control::ask(socket, method, path)?)
+}
+
+fn understood<T: DeserializeOwned>(answer: serde_json::Value) -> anyhow::Result<T> {
     serde_json::from_value(answer).context("the node answers in another way: is it of another version?")
 }
 
@@ -420,9 +444,34 @@ fn local_address(loaded: &Loaded) -> String {
     })
 }
 
+/// The running node and the others of its site that are alive, as clients reach them.
+fn site_addresses(socket: &Path) -> anyhow::Result<Vec<String>> {
+    const NODES_MAX: usize = 4;
+    let status: Status =
+        ask(socket, "GET", "/-/api/status").map_err(|error| error.context("say which node: --node HOST:PORT"))?;
+    let alive = status.site.nodes.into_iter().filter(|node| node.state == "alive" && node.id != status.node.id);
+    let others = alive.map(|node| node.address).filter(|address| !address.is_empty());
+    Ok(std::iter::once(status.node.address).chain(others).take(NODES_MAX).collect())
+}
+
+/// Columns of the terminal; what is no terminal takes lines of any length.
+fn width() -> usize {
+    match io::stdout().is_terminal() {
+        true => crossterm::terminal::size().map_or(80, |(columns, _)| usize::from(columns).max(40)),
+        false => usize::MAX,
+    }
+}
+
 fn print<T: Serialize>(value: &T, output: Output, human: impl Fn(&T) -> String) -> anyhow::Result<()> {
-    let text = if output.json { format!("{}\n", serde_json::to_string_pretty(value)?) } else { human(value) };
-    write(&text)
+    match output.json {
+        true => write(&format!("{}\n", serde_json::to_string_pretty(value)?)),
+        false => write(&harmless(&human(value))),
+    }
+}
+
+/// Names come from outside; nothing in them is to move a terminal's cursor.
+fn harmless(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() && c != '\n' { '\u{fffd}' } else { c }).collect()
 }
 
 fn write(text: &str) -> anyhow::Result<()> {

@@ -5,95 +5,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::config::{Loaded, Shown};
-use crate::ledger::status::{Drain, Flight, Health, Lookup, Purged, Site, Status, Verify};
+use crate::ledger::status::{Drain, Flight, Lookup, Purged, Site, Verify};
 use crate::os::clock::Timestamp;
-
-/// Lines of each list on the screen; more are only counted.
-const LINES_MAX: usize = 10;
-
-/// One good screen.
-pub(super) fn status(status: &Status, health: &Health, now: Timestamp) -> String {
-    let (node, cache, traffic) = (&status.node, &status.cache, &status.traffic);
-    let percent = |part: u64, whole: u64| (part as f64 * 100.0 / whole.max(1) as f64).round();
-    let saved = traffic.bytes_to_clients.saturating_sub(traffic.bytes_from_upstream);
-    let mut screen = format!(
-        "{}  imirror {}  http://{}  up {}\n\n",
-        node.name,
-        node.version,
-        node.address,
-        duration(now.since(node.started))
-    );
-    let rows = [
-        (
-            "cache",
-            format!(
-                "{} objects, {} of {} ({} %)",
-                cache.objects,
-                bytes(cache.bytes),
-                bytes(cache.limit_bytes),
-                percent(cache.bytes, cache.limit_bytes)
-            ),
-        ),
-        (
-            "requests",
-            format!(
-                "{}: {} hits, {} from peers, {} misses, {} while upstream was down, {} errors",
-                traffic.requests, traffic.hits, traffic.peer_hits, traffic.misses, traffic.stale, traffic.errors
-            ),
-        ),
-        (
-            "to clients",
-            format!(
-                "{}: {} from memory, {} from disk",
-                bytes(traffic.bytes_to_clients),
-                bytes(traffic.bytes_from_memory),
-                bytes(traffic.bytes_from_disk)
-            ),
-        ),
-        (
-            "upstream",
-            format!(
-                "{} ({} saved, {} %)",
-                bytes(traffic.bytes_from_upstream),
-                bytes(saved),
-                percent(saved, traffic.bytes_to_clients)
-            ),
-        ),
-    ];
-    let helper = &status.helper;
-    let helper = ("helper", format!("{}, {} of {} packages here", helper.doing, helper.present, helper.wanted));
-    let is_at_work = status.helper.enabled || status.helper.wanted > 0;
-    for (name, text) in rows.into_iter().chain(is_at_work.then_some(helper)) {
-        // Writing to a `String` cannot fail, here and below.
-        let _ = writeln!(screen, "  {name:<11} {text}");
-    }
-    list(&mut screen, "downloads", &status.flights, flight);
-    list(&mut screen, "popular", &status.popular, |popular| {
-        let copies = if popular.copies == 1 { "1 copy".into() } else { format!("{} copies", popular.copies) };
-        format!("{:<39} asked for {:.0} times, {copies}", popular.name, popular.demand)
-    });
-    list(&mut screen, "repos", &status.repos, |repo| {
-        let packages: u64 = repo.roots.iter().map(|root| root.packages).sum();
-        let made = repo.roots.iter().filter_map(|root| root.made).max();
-        let age = made.map_or_else(String::new, |made| {
-            format!(", made {} ago", duration(now.since(Timestamp(made.saturating_mul(1000)))))
-        });
-        let known = if repo.roots.is_empty() { String::new() } else { format!("  {packages} packages known{age}") };
-        match (&repo.metalink, repo.upstreams.is_empty()) {
-            (Some(metalink), _) => {
-                let mirrors = repo.upstreams.len();
-                format!("http://{}/{}/  from {mirrors} mirrors that {metalink} names{known}", node.address, repo.name)
-            }
-            (None, false) => {
-                format!("http://{}/{}/  from {}{known}", node.address, repo.name, repo.upstreams.join(", "))
-            }
-            (None, true) => format!("{}{known}", repo.name),
-        }
-    });
-    list(&mut screen, "down", &health.unreachable, Clone::clone);
-    list(&mut screen, "DEGRADED", &health.degraded, Clone::clone);
-    screen
-}
 
 /// The nodes of a site, a line each.
 pub(super) fn nodes(site: &Site) -> String {
@@ -119,27 +32,14 @@ pub(super) fn nodes(site: &Site) -> String {
     format!("site {}\n\n{}", site.id, rows.iter().map(line).collect::<String>())
 }
 
-/// A heading and its lines; nothing when there are none.
-fn list<T>(screen: &mut String, heading: &str, items: &[T], line: impl Fn(&T) -> String) {
-    if items.is_empty() {
-        return;
-    }
-    let _ = write!(screen, "\n  {heading}\n");
-    for item in items.iter().take(LINES_MAX) {
-        let _ = writeln!(screen, "    {}", line(item));
-    }
-    if items.len() > LINES_MAX {
-        let _ = writeln!(screen, "    and {} more", items.len() - LINES_MAX);
-    }
-}
-
 fn flight(flight: &Flight) -> String {
     let done = match flight.total {
         Some(total) => format!("{} of {}", bytes(flight.bytes), bytes(total)),
         None => bytes(flight.bytes),
     };
     let readers = if flight.readers == 1 { "1 reader".into() } else { format!("{} readers", flight.readers) };
-    format!("{done}, {}/s from {}, {readers}  {}", bytes(flight.rate), flight.source, flight.url)
+    let (host, what) = flight.origin();
+    format!("{done}, {}/s from {what} {host}, {readers}  {}", bytes(flight.rate), flight.url)
 }
 
 pub(super) fn lookup(found: &Lookup, now: Timestamp) -> String {
@@ -283,4 +183,24 @@ pub(super) fn duration(time: Duration) -> String {
         s if s < 86_400 => format!("{} h {} min", s / 3600, s / 60 % 60),
         s => format!("{} d {} h", s / 86_400, s / 3600 % 24),
     }
+}
+
+/// `87 %`; `-` of nothing.
+pub(super) fn percent(part: Option<f64>) -> String {
+    part.map_or_else(|| "-".into(), |part| format!("{:.0} %", part * 100.0))
+}
+
+/// No longer than there is room.
+pub(super) fn fitted(text: &str, width: usize) -> String {
+    match text.char_indices().nth(width) {
+        None => text.to_owned(),
+        Some(_) if width < 3 => String::new(),
+        Some(_) => text.chars().take(width - 2).chain("..".chars()).collect(),
+    }
+}
+
+/// The end of a URL, without its query.
+pub(super) fn file_name(url: &str) -> &str {
+    let url = url.split('?').next().unwrap_or_default();
+    url.rsplit('/').next().filter(|name| !name.is_empty()).unwrap_or(url)
 }

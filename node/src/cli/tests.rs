@@ -25,6 +25,7 @@ Commands:
   run               Run the node in the foreground
   status            Show what the node holds and does
   nodes             Show the nodes of the site
+  top               Show the whole site at this terminal, live: `?` says which keys there are
   site              The site: the nodes that share one token
   join              Make this machine part of a site
   lookup            Say what a URL is, where it is, and what would happen to a request for it
@@ -33,7 +34,7 @@ Commands:
   drain             Hand over what only this node has, so that it can be stopped without a loss
   prefetch          The helper: what it has fetched before anybody asked, and what it will
   config            Print the effective configuration and where each value came from, or check it
-  client-config     Print what to write on a client
+  client-config     Print what to write on a client, or write it: --apply, and --undo takes it back
   apt-proxy-detect  Print the proxy for apt's Acquire::http::Proxy-Auto-Detect: the node here or one
                     on this network, else DIRECT
   squid-config      Print what a Squid needs in its configuration to use the nodes of this site
@@ -65,7 +66,7 @@ Exit codes:
   1  failed
   2  wrong usage or configuration
   3  no node is running
-  4  problems were found (doctor, verify, drain)
+  4  problems were found (doctor, verify, drain, client-config --undo)
 
 Files:
   /etc/imirror, ~/.config/imirror            configuration: imirror.toml, then conf.d/*.toml
@@ -94,6 +95,9 @@ fn verbs_and_flags() {
         "imirror purge --repo http://example.org/fedora",
         "imirror apt-proxy-detect http://example.org/ --node a:3142 --node b:3142",
         "imirror client-config apk --node lab1:3142",
+        "imirror client-config dnf --apply --dry-run --root /mnt --node a --node b --base x=http://example.org/",
+        "imirror client-config dnf --undo --root /mnt",
+        "imirror top --socket x",
         "imirror man --dir x",
     ] {
         parse(line).unwrap_or_else(|e| panic!("{line}: {e}"));
@@ -124,42 +128,12 @@ fn errors_have_their_codes() {
     let nowhere = Path::new("/nonexistent/control.sock");
     let error = ask::<Status>(nowhere, "GET", "/-/api/status").unwrap_err();
     assert_eq!(exit_code(&error), 3);
-    assert!(error.to_string().contains("no node is running"), "{error}");
+    insta::assert_snapshot!(format!("{error:#}"), @"no node is running here (/nonexistent/control.sock: No such file or directory (os error 2)); start one with `imirror run`, or say which with --config FILE or IMIRROR_SOCKET");
+    let error = site_addresses(nowhere).unwrap_err();
+    assert_eq!(exit_code(&error), 3);
+    assert!(format!("{error:#}").starts_with("say which node: --node HOST:PORT: no node is running"), "{error:#}");
     assert_eq!(exit_code(&anyhow::anyhow!("something")), 1);
     assert_eq!(exit_code(&io::Error::from(io::ErrorKind::BrokenPipe).into()), 0);
-}
-
-#[test]
-fn the_status_screen() {
-    let health =
-        Health { degraded: vec![], unreachable: vec!["example.net: example.net refused the connection".into()] };
-    insta::assert_snapshot!(screen::status(&Status::example(), &health, NOW), @r##"
-lab1  imirror 0.1.0  http://192.0.2.1:3142  up 1 d 2 h
-
-  cache       4711 objects, 12.0 GiB of 50.0 GiB (24 %)
-  requests    1000: 800 hits, 0 from peers, 150 misses, 3 while upstream was down, 2 errors
-  to clients  8.4 GiB: 95.4 MiB from memory, 6.9 GiB from disk
-  upstream    1.4 GiB (7.0 GiB saved, 83 %)
-
-  downloads
-    20.0 MiB of 80.0 MiB, 5.0 MiB/s from example.org, 3 readers  http://example.org/fedora/kernel-core-7.0.rpm
-
-  popular
-    kernel-core:x86_64                      asked for 42 times, 2 copies
-
-  repos
-    http://192.0.2.1:3142/fedora/  from https://example.org/pub/fedora  60000 packages known, made 1 d 3 h ago
-
-  down
-    example.net: example.net refused the connection
-"##);
-    let mut busy = Status::example();
-    busy.flights = vec![busy.flights[0].clone(); 12];
-    busy.repos.clear();
-    let health = Health { degraded: vec!["the cache folder is read-only".into()], unreachable: vec![] };
-    busy.popular.clear();
-    let screen = screen::status(&busy, &health, NOW);
-    assert!(screen.contains("    and 2 more\n\n  DEGRADED\n    the cache folder is read-only\n"), "{screen}");
 }
 
 #[test]
@@ -187,8 +161,8 @@ fn the_end_of_a_drain() {
         screen::drained(&report),
         "4 handed over; what this node holds, others hold, too: it can be stopped now\n"
     );
-    let left = screen::drained(&Drain { left: 2, ..report });
-    assert!(left.contains("2 that nobody else holds or takes are left"), "{left}");
+    insta::assert_snapshot!(screen::drained(&Drain { left: 2, ..report }), @"4 handed over; 2 that nobody else holds or takes are left: they are fetched again when asked for");
+    insta::assert_snapshot!(screen::draining(&report), @"9 of 9 objects, 4 handed over");
 }
 
 #[test]
@@ -210,7 +184,7 @@ http://lab1/fedora/vim.rpm
   stored as http://example.org/fedora/vim.rpm
   class     package
   here      not stored
-  loading   20.0 MiB of 80.0 MiB, 5.0 MiB/s from example.org, 3 readers  http://example.org/fedora/kernel-core-7.0.rpm
+  loading   20.0 MiB of 80.0 MiB, 5.0 MiB/s from upstream example.org, 3 readers  http://example.org/fedora/kernel-core-7.0.rpm
   would be  joined to the download under way
   source    http://example.org/fedora/vim.rpm
 "##);
@@ -328,6 +302,83 @@ fn the_other_screens() {
     for (seconds, text) in [(0, "0 s"), (61, "1 min 1 s"), (7260, "2 h 1 min"), (180_000, "2 d 2 h")] {
         assert_eq!(screen::duration(Duration::from_secs(seconds)), text);
     }
+}
+
+#[test]
+fn the_site_screen() {
+    let here =
+        Surroundings { variables: Default::default(), is_root: true, host: "lab1".into(), root: "/nonexistent".into() };
+    let token = ("--set".to_owned(), "site.token".to_owned(), "im1or3wk3tupeqhgzldojsxiidcpf2gk4zb33e5pn72".to_owned());
+    let loaded = |settings| config::load(&Overrides { settings, ..Overrides::default() }, &here).unwrap();
+    insta::assert_snapshot!(site::screen(&site::show(loaded(vec![token])).unwrap()));
+    insta::assert_snapshot!(site::show(loaded(vec![])).unwrap_err().to_string(), @"this machine is in no site yet: start the node, or type `imirror site new` or `imirror join TOKEN`");
+}
+
+#[test]
+fn lookups_of_each_kind() {
+    let found = |class: &str, would: &str| Lookup {
+        url: "http://example.org/fedora/repodata/repomd.xml".into(),
+        key: "http://example.org/fedora/repodata/repomd.xml".into(),
+        class: class.into(),
+        stored: None,
+        flight: None,
+        would: would.into(),
+        sources: vec!["http://example.org/fedora/repodata/repomd.xml".into()],
+        said: None,
+        popularity: None,
+    };
+    let other = screen::lookup(&found("other", "passed on"), NOW);
+    let mut metadata = found("mutable-metadata", "confirmed by upstream first");
+    metadata.stored = Some(StoredObject {
+        object: "af1349b9".into(),
+        bytes: 3000,
+        stored_at: Timestamp(NOW.0 - 90_000),
+        confirmed_at: Timestamp(NOW.0 - 1000),
+        in_memory: false,
+        digest: None,
+    });
+    metadata.said = Some(Said { root: String::new(), generation: "superseded".into(), digest: None, verified: None });
+    let metadata = screen::lookup(&metadata, NOW);
+    let mut package = found("package", "fetched from upstream");
+    let digest = Some("sha256:00ff".into());
+    package.said =
+        Some(Said { root: "http://example.org/r".into(), generation: "earlier".into(), digest, verified: Some(false) });
+    let package = screen::lookup(&package, NOW);
+    insta::assert_snapshot!([other, metadata, package].join("\n"));
+}
+
+#[test]
+fn what_people_do_wrong_is_explained() {
+    let usage = |line: &str| parse(line).unwrap_err().to_string();
+    let lines = [
+        "imirror stauts",
+        "imirror lookup",
+        "imirror status --jsno",
+        "imirror client-config emerge",
+        "imirror client-config apt --apply --undo",
+    ];
+    let said: Vec<String> = lines.iter().map(|line| format!("$ {line}\n{}", usage(line))).collect();
+    insta::assert_snapshot!(said.join("\n"));
+    let here =
+        Surroundings { variables: Default::default(), is_root: true, host: "lab1".into(), root: "/nonexistent".into() };
+    let wrong = |flags: &str| {
+        let error = load(&parse(&format!("imirror config {flags}")).unwrap().settings, &here).unwrap_err();
+        assert_eq!(exit_code(&error), 2, "{flags}");
+        format!("{error:#}")
+    };
+    let flags = [
+        "--set cache_sise=1GiB",
+        "--cache-size lots",
+        "--set listen",
+        "--proxy ftp://squid",
+        "--config /nonexistent.toml",
+    ];
+    insta::assert_snapshot!("wrong_configuration", flags.map(wrong).join("\n\n"));
+}
+
+#[test]
+fn nothing_from_outside_moves_the_cursor() {
+    assert_eq!(harmless("a\u{1b}[2Jb\r\n\u{9b}é\n"), "a\u{fffd}[2Jb\u{fffd}\n\u{fffd}é\n");
 }
 
 #[test]

@@ -24,11 +24,28 @@ impl Family {
             Self::Apk => "apk: Alpine",
         }
     }
+
+    /// The name by which the command line and people know it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Dnf => "dnf",
+            Self::Apt => "apt",
+            Self::Zypper => "zypper",
+            Self::Pacman => "pacman",
+            Self::Apk => "apk",
+        }
+    }
+}
+
+/// What to type on a client that has this program: it keeps what was there before, and the client goes on without the node
+/// wherever it can.
+pub fn command(family: Family, node: &str) -> String {
+    format!("imirror client-config {} --node {node} --apply", family.name())
 }
 
 /// Lines to copy, with where they belong.
 pub fn recipe(family: Family, node: &str) -> String {
-    match family {
+    let lines = match family {
         Family::Dnf => format!(
             "# /etc/dnf/dnf.conf, section [main]\nproxy=http://{node}\n# Behind a proxy it would measure the proxy:\nfastestmirror=0\n\
              # Repositories over https are cached when asked for as http://{node}/HTTPS///HOST/PATH in `baseurl`.\n"
@@ -50,7 +67,13 @@ pub fn recipe(family: Family, node: &str) -> String {
             "# /etc/apk/repositories: put the node in front of the mirror\nhttp://{node}/MIRROR-HOST/PATH/main\n\
              # or, for a shell\n# export http_proxy=http://{node}\n"
         ),
-    }
+    };
+    let meaning = match family {
+        // It has no way round a server whose index it keeps.
+        Family::Apk => "and the mirror stays below the node",
+        _ => "and so that it goes on without the node",
+    };
+    format!("{lines}# With imirror on the client, {meaning}:\n# {}\n", command(family, node))
 }
 
 #[cfg(test)]
@@ -68,6 +91,7 @@ mod tests {
         ] {
             let recipe = recipe(family, "lab1:3142");
             assert!(recipe.contains(file) && recipe.contains("http://lab1:3142"), "{recipe}");
+            assert!(recipe.contains(&format!("# imirror client-config {} --node lab1:3142 --apply\n", family.name())));
         }
     }
 }

@@ -62,7 +62,7 @@ impl Journey {
     pub(super) fn told_reply(&self, asked: &Asked, peer: &str, told: &Told, outcome: Outcome) -> Reply {
         let head = &told.described.head;
         let cache_status = self.cache_status_after(peer, told.object.is_some(), outcome, false);
-        let fields = content_fields(head, &self.0.via, Some(told.confirmed_age.as_secs()), cache_status);
+        let fields = content_fields(head, &self.0.hops.via, Some(told.confirmed_age.as_secs()), cache_status);
         let from = Hierarchy::Sibling(peer).to_string();
         select(asked, head, told.total, fields).into_reply(outcome, Some(from), |_| Content::Empty)
     }

@@ -181,6 +181,18 @@ pub struct Flight {
     pub rate: u64,
 }
 
+impl Flight {
+    /// The host or node that it comes from, and in words what that is; [`Self::source`] has the access log's words.
+    pub fn origin(&self) -> (&str, &'static str) {
+        match self.source.split_once('/') {
+            Some(("FIRSTUP_PARENT", proxy)) => (proxy, "parent proxy"),
+            Some(("SIBLING_HIT", node)) => (node, "node of the site"),
+            Some(("HIER_DIRECT", host)) => (host, "upstream"),
+            _ => (&self.source, "upstream"),
+        }
+    }
+}
+
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Popular {
     pub name: String,
@@ -201,6 +213,19 @@ pub struct Repo {
     /// What is known of its contents: one for each root of its metadata.
     #[serde(default)]
     pub roots: Vec<Root>,
+}
+
+impl Repo {
+    /// When its newest generation was made.
+    pub fn made(&self) -> Option<Timestamp> {
+        let made = self.roots.iter().filter_map(|root| root.made).max();
+        made.map(|seconds| Timestamp(seconds.saturating_mul(1000)))
+    }
+
+    /// Packages in the lists that have been read.
+    pub fn packages(&self) -> u64 {
+        self.roots.iter().map(|root| root.packages).sum()
+    }
 }
 
 /// What a root of a repository's metadata (`repomd.xml`, `InRelease`) says.

@@ -91,20 +91,18 @@ fn downloads(view: &View<'_>) -> Markup {
             format!("{bar} {done}"),
             format!("{}/s", bytes(flight.rate)),
             number(flight.readers),
-            source(&flight.source),
+            source(flight),
         ]
     };
     let columns = [Head("File"), Text("So far"), Number("Rate"), Number("Readers"), Text("From")];
     table("Downloads in progress", &columns, &view.status.flights.iter().map(row).collect::<Vec<_>>())
 }
 
-/// Without the access log's words for it.
-fn source(from: &str) -> Markup {
-    match from.split_once('/') {
-        Some(("FIRSTUP_PARENT", proxy)) => format!("{} <small>parent proxy</small>", Escaped(proxy)),
-        Some(("SIBLING_HIT", node)) => format!("{} <small>node of the site</small>", Escaped(node)),
-        Some(("HIER_DIRECT", host)) => text(host),
-        _ => text(from),
+/// Without a word for what needs none.
+fn source(flight: &Flight) -> Markup {
+    match flight.origin() {
+        (host, "upstream") => text(host),
+        (host, what) => format!("{} <small>{what}</small>", Escaped(host)),
     }
 }
 
@@ -163,8 +161,7 @@ fn repositories(view: &View<'_>) -> Markup {
     use Column::{Head, Number, Text};
     let node = &view.status.node.address;
     let row = |repo: &Repo| {
-        let made = repo.roots.iter().filter_map(|root| root.made).max().map(|seconds| Timestamp(seconds * 1000));
-        let packages: u64 = repo.roots.iter().map(|root| root.packages).sum();
+        let made = repo.made();
         // One that is not configured is known by its URL.
         let here = match repo.name.contains('/') {
             true => text(&repo.name),
@@ -176,7 +173,7 @@ fn repositories(view: &View<'_>) -> Markup {
             (None, [first, rest @ ..]) => format!("{} and {} more", Escaped(first), rest.len()),
             (None, []) => "–".into(),
         };
-        let known = if repo.roots.is_empty() { "–".into() } else { number(packages) };
+        let known = if repo.roots.is_empty() { "–".into() } else { number(repo.packages()) };
         vec![
             here,
             made.map_or_else(|| "–".into(), Timestamp::local_minute),

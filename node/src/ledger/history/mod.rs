@@ -46,7 +46,7 @@ pub enum Span {
 }
 
 /// Rates of bytes by where they came from, oldest first; `None` where the node did not run.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Series {
     /// Of the first interval, in seconds since 1970.
     pub start: u64,
