@@ -8,7 +8,7 @@ mod peers;
 mod service;
 
 use std::io::{self, IsTerminal};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -20,7 +20,7 @@ use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
-use tokio::net::UnixListener;
+use tokio::net::{TcpListener, UdpSocket, UnixListener};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 
@@ -37,12 +37,16 @@ use crate::flight::Flights;
 use crate::helper::{Helper, Importing};
 use crate::journey::{Journey, Options};
 use crate::ledger::history::{Series, Span, Sums};
-use crate::ledger::status::{self, Cache, Drain, Health, Lookup, Node, Popular, Repo, Status, StoredObject, Verify};
+use crate::ledger::status::{
+    self, Cache, Drain, Health, Lookup, Node, Popular, Purged, Repo, Status, StoredObject, Verify,
+};
 use crate::ledger::{AccessLog, Ledger, metrics};
 use crate::os::clock::{Clock, Timestamp};
 use crate::os::{net, tasks};
 use crate::repos::metalink::Root;
 use crate::repos::{Configured, Generations};
+use crate::squid::responder::{self, Responder};
+use crate::squid::store_id;
 use crate::store::{self, Entry, Store, VerifyReport};
 use crate::upstream::{Own, Upstreams};
 use chronicle::Chronicle;
@@ -61,22 +65,20 @@ const HOURS_SHOWN: usize = 24;
 
 /// Runs the node until it is told to stop.
 pub fn run(config: Config) -> anyhow::Result<()> {
+    let inherited = net::inherited_tcp().context("the service manager hands over no socket that listens for TCP")?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().thread_name("imirror").build()?;
-    let ran = runtime.block_on(serve(config));
+    let ran = runtime.block_on(serve(config, inherited));
     // Tunnels and reads of a hanging disk are not waited for.
     runtime.shutdown_timeout(Duration::from_secs(1));
     ran
 }
 
-async fn serve(config: Config) -> anyhow::Result<()> {
+async fn serve(mut config: Config, inherited: Option<std::net::TcpListener>) -> anyhow::Result<()> {
     let file_limit = net::raise_file_limit();
     let mut signals = Signals::new()?;
-    let listener = net::listen_tcp(config.listen).with_context(|| {
-        format!(
-            "cannot listen on {}: is another imirror or apt-cacher-ng running? Choose another address with `listen` or IMIRROR_LISTEN",
-            config.listen
-        )
-    })?;
+    let listener = listen(&mut config, inherited)?;
+    let icp = config.icp_listen.map(|address| Ok::<_, anyhow::Error>((address, listen_icp(address)?))).transpose()?;
+    refuse_own_proxy(&config)?;
     let parts = Parts::assemble(config, listener.local_addr()?, file_limit).await?;
     let control = listen_control(&parts.config.socket)?;
     let (stop, stopping) = watch::channel(false);
@@ -95,10 +97,14 @@ async fn serve(config: Config) -> anyhow::Result<()> {
         door.serve(listener, until).await;
     });
     tasks::spawn("control", serve_control(control, parts.clone(), stopping.clone()));
+    if let Some((address, socket)) = icp {
+        tracing::info!("ICP is answered at {address}");
+        tasks::spawn("icp", parts.responder().serve(socket, stopping.clone()));
+    }
     tasks::spawn("probe", parts.journey.upstreams().clone().probe());
     let store = parts.journey.store().clone();
-    let (site, generations) = (parts.site.clone(), parts.generations.clone());
-    store.set_watcher(Arc::new(peers::Watch { site, generations }));
+    let (site, generations, leaving) = (parts.site.clone(), parts.generations.clone(), parts.leaving.clone());
+    store.set_watcher(Arc::new(peers::Watch { site, generations, leaving }));
     parts.recall_names().await;
     tasks::blocking("reconcile", move || {
         if let Err(fault) = store.tell_all() {
@@ -129,6 +135,21 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     }
     parts.farewell().await;
     Ok(())
+}
+
+/// Where clients come. A listener that was handed over is in the place of `listen`: it lives on while this process is replaced, and
+/// who connects meanwhile waits there.
+fn listen(config: &mut Config, inherited: Option<std::net::TcpListener>) -> anyhow::Result<TcpListener> {
+    if let Some(inherited) = inherited {
+        config.listen = inherited.local_addr()?;
+        return Ok(TcpListener::from_std(inherited)?);
+    }
+    net::listen_tcp(config.listen).with_context(|| {
+        format!(
+            "cannot listen on {}: is another imirror or apt-cacher-ng running? Choose another address with `listen` or IMIRROR_LISTEN",
+            config.listen
+        )
+    })
 }
 
 /// All that a running node consists of.
@@ -264,6 +285,19 @@ impl Parts {
             ip => ip,
         };
         SocketAddr::new(ip, self.config.listen.port()).to_string()
+    }
+
+    /// What answers a Squid's questions.
+    fn responder(self: &Arc<Self>) -> Arc<Responder> {
+        let parts = self.clone();
+        Arc::new(Responder {
+            journey: self.journey.clone(),
+            repos: self.repos.clone(),
+            clients: self.config.clients.clone(),
+            other: self.config.freshness.other,
+            ledger: self.ledger.clone(),
+            is_leaving: Box::new(move || parts.leaving.so_far().is_some()),
+        })
     }
 
     /// For the service manager.
@@ -408,19 +442,13 @@ impl Operations for Parts {
         })
     }
 
-    fn purge(&self, url: String, prefix: bool) -> BoxFuture<'_, Result<u64, Fault>> {
-        Box::pin(async move {
-            if prefix {
-                // By whichever mirror a repository is named, its content has the repository's keys.
-                let folder = Url::parse(&format!("{}/", url.trim_end_matches('/'))).ok();
-                let key =
-                    folder.map(|folder| self.repos.resolve(&folder)).filter(|named| named.sources[0] != named.key);
-                return self.journey.store().remove_prefix(key.map_or(url, |named| named.key.to_string())).await;
-            }
-            let url = Url::parse(&url).map_err(|e| Fault::bad_request(e.to_string()))?;
-            let removed = self.journey.store().remove(self.repos.resolve(&url).key.key_hash()).await?;
-            Ok(u64::from(removed))
-        })
+    fn store_ids(&self, urls: Vec<String>) -> Vec<Option<String>> {
+        let name = |url: String| store_id::name_of(&self.repos, &self.generations, &Url::parse(&url).ok()?);
+        urls.into_iter().map(name).collect()
+    }
+
+    fn purge(&self, url: String, prefix: bool) -> BoxFuture<'_, Result<Purged, Fault>> {
+        Box::pin(async move { self.journey.purge(&url, prefix).await })
     }
 
     fn begin_verify(&self) -> Verify {
@@ -475,7 +503,7 @@ impl Operations for Parts {
     }
 
     fn begin_drain(&self) -> Drain {
-        self.leaving.begin(self.journey.store(), &self.site)
+        self.leaving.begin(self.journey.store(), self.journey.flights(), &self.site)
     }
 
     fn drain(&self) -> Option<Drain> {
@@ -500,6 +528,29 @@ fn who_we_are(config: &mut Config) -> anyhow::Result<Identity> {
     Identity::load(&config.state_dir, &token)
 }
 
+fn listen_icp(address: SocketAddr) -> anyhow::Result<UdpSocket> {
+    responder::bind(address).with_context(|| {
+        format!(
+            "cannot answer ICP at {address}: does a Squid of this machine use the port itself (`icp_port`)? \
+             Choose another address with `[icp] listen`"
+        )
+    })
+}
+
+/// A proxy that asks itself answers nobody.
+fn refuse_own_proxy(config: &Config) -> anyhow::Result<()> {
+    let Some(proxy) = &config.upstream.proxy else { return Ok(()) };
+    let is_here = |ip: IpAddr| net::is_local(ip) && (config.listen.ip().is_unspecified() || ip == config.listen.ip());
+    let itself = proxy.port == config.listen.port() && proxy.host.parse().is_ok_and(is_here);
+    anyhow::ensure!(
+        !itself,
+        "`[upstream] proxy` = {}:{} is this node itself: name the proxy that leads to the world, or none",
+        proxy.host,
+        proxy.port
+    );
+    Ok(())
+}
+
 fn listen_control(path: &Path) -> anyhow::Result<UnixListener> {
     if let Some(folder) = path.parent() {
         std::fs::create_dir_all(folder).with_context(|| {
@@ -520,7 +571,7 @@ async fn serve_control(listener: UnixListener, parts: Arc<Parts>, mut stopping: 
             _ = stopping.wait_for(|stop| *stop) => return,
         };
         let Ok((stream, _)) = accepted else { continue };
-        let parts = parts.clone();
+        let (parts, mut stopping) = (parts.clone(), stopping.clone());
         tasks::spawn("control connection", async move {
             let service = service_fn(move |request: Request<Incoming>| {
                 let parts = parts.clone();
@@ -530,7 +581,15 @@ async fn serve_control(listener: UnixListener, parts: Arc<Parts>, mut stopping: 
                     Ok::<_, std::convert::Infallible>(answer.map(Full::new))
                 }
             });
-            let _ = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
+            let connection = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service);
+            let mut connection = std::pin::pin!(connection);
+            tokio::select! {
+                _ = connection.as_mut() => return,
+                _ = stopping.wait_for(|stop| *stop) => {}
+            }
+            // Who waits here for the end of the node learns of it when its door closes.
+            connection.as_mut().graceful_shutdown();
+            let _ = connection.await;
         });
     }
 }

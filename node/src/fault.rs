@@ -68,8 +68,8 @@ pub enum Cause {
     NoMirrors { repo: Arc<str>, detail: Arc<str> },
     /// More redirects than anyone needs, or a redirect to itself.
     RedirectLoop { host: Arc<str> },
-    /// The request has already passed through this node.
-    ForwardingLoop,
+    /// The request has already passed through this node, or through another one of its site.
+    ForwardingLoop { detail: Arc<str> },
     /// Larger than the cache may hold.
     TooLarge { limit: u64 },
     /// No room on the file system, or the quota of blocks or inodes is used up.
@@ -110,7 +110,7 @@ impl Fault {
             Malformed { .. } | Status { .. } | Changed { .. } | WrongDigest { .. } | RedirectLoop { .. } => {
                 (Whose::Upstream, Retry::OtherSource)
             }
-            DestinationForbidden { .. } | BadRequest { .. } | ForwardingLoop => (Whose::Client, Retry::Never),
+            DestinationForbidden { .. } | BadRequest { .. } | ForwardingLoop { .. } => (Whose::Client, Retry::Never),
             TooLarge { .. } | Internal { .. } => (Whose::Ours, Retry::Never),
             DiskFull { .. } | Disk { .. } | Corrupt { .. } => (Whose::Disk, Retry::OtherSource),
         };
@@ -165,6 +165,8 @@ impl Fault {
             NameNotFound { .. } | NoConnection { .. } | NoAnswer { .. } | Stalled { .. } | TooSlow { .. } => {
                 S::GATEWAY_TIMEOUT
             }
+            // The circle is behind this node: whoever asked it may have another way, and looks for one at a 502.
+            Status { status: 508, .. } => S::BAD_GATEWAY,
             Status { status, .. } => S::from_u16(*status).unwrap_or(S::BAD_GATEWAY),
             Refused { .. }
             | Tls { .. }
@@ -176,7 +178,7 @@ impl Fault {
             | WrongDigest { .. }
             | RedirectLoop { .. } => S::BAD_GATEWAY,
             DestinationForbidden { .. } => S::FORBIDDEN,
-            ForwardingLoop => S::LOOP_DETECTED,
+            ForwardingLoop { .. } => S::LOOP_DETECTED,
             BadRequest { .. } => S::BAD_REQUEST,
             TooLarge { .. } | DiskFull { .. } | Disk { .. } | Corrupt { .. } => S::BAD_GATEWAY,
             Internal { .. } => S::INTERNAL_SERVER_ERROR,
@@ -203,7 +205,7 @@ impl Fault {
             Parent { .. } => "parent-proxy",
             NoMirrors { .. } => "no-mirrors",
             RedirectLoop { .. } => "redirect-loop",
-            ForwardingLoop => "forwarding-loop",
+            ForwardingLoop { .. } => "forwarding-loop",
             TooLarge { .. } => "too-large",
             DiskFull { .. } => "disk-full",
             Disk { .. } => "disk",
@@ -231,6 +233,9 @@ impl fmt::Display for Cause {
             TooSlow { host } => write!(f, "{host} sends too slowly"),
             Truncated { host, detail } => write!(f, "{host} broke off: {detail}"),
             Malformed { host, detail } => write!(f, "{host} sent a malformed answer: {detail}"),
+            Status { host, status: 508 } => {
+                write!(f, "{host} was asked through proxies that lead in a circle (508): look at `[upstream] proxy`")
+            }
             Status { host, status } => write!(f, "{host} answered {status}"),
             Changed { host } => write!(f, "{host} has another version now"),
             WrongDigest { host, expected, got } => {
@@ -242,7 +247,7 @@ impl fmt::Display for Cause {
                 write!(f, "no mirrors of [repos.{repo}] are known, for its metalink could not be had: {detail}")
             }
             RedirectLoop { host } => write!(f, "{host} redirects in a circle"),
-            ForwardingLoop => f.write_str("the request has already passed through this node"),
+            ForwardingLoop { detail } => write!(f, "the request goes in a circle: {detail}"),
             TooLarge { limit } => write!(f, "larger than the {limit} bytes the cache may hold"),
             DiskFull { detail } => write!(f, "no room in the cache folder: {detail}"),
             Disk { detail } => write!(f, "the cache folder failed: {detail}"),

@@ -28,6 +28,8 @@ pub mod journey;
 
 pub mod helper;
 
+pub mod squid;
+
 pub mod door;
 
 pub mod daemon;

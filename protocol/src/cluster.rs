@@ -13,6 +13,7 @@ use core::time::Duration;
 
 use crate::claims::{Claims, Scene};
 use crate::dialling::Dialling;
+use crate::forgetting::Forgetting;
 use crate::freshness::Confirmations;
 use crate::heads::Heads;
 use crate::health::Health;
@@ -145,6 +146,7 @@ pub struct Cluster {
     /// Whether somebody has told this node who the members are.
     introduced: bool,
     confirmations: Confirmations,
+    forgetting: Forgetting,
     replication: Replication,
     /// Copies that this node takes, with who asked for them.
     copying: BTreeMap<Key, NodeId>,
@@ -216,6 +218,7 @@ impl Cluster {
             young_until: now + YOUTH,
             introduced: false,
             confirmations: Confirmations::default(),
+            forgetting: Forgetting::default(),
             replication: Replication::new(config.copies_max),
             copying: BTreeMap::new(),
             offers: BTreeMap::new(),
@@ -260,6 +263,7 @@ impl Cluster {
             self.heads.deadline(),
             self.claims.deadline(),
             self.confirmations.deadline(),
+            self.forgetting.deadline(),
             self.replication.deadline(),
         ];
         deadlines.into_iter().flatten().min().filter(|_| !self.left)
@@ -304,6 +308,12 @@ impl Cluster {
             Input::Confirmed { key, version, ago } => {
                 self.confirmations.confirmed(&scene, key, version, ago, &mut self.out);
             }
+            Input::Forget { id, what, cause, answer } => {
+                let peers: Vec<NodeId> = self.peers.greeted().collect();
+                let members = peers.iter().copied().filter(|peer| self.is_live(*peer)).collect();
+                self.forgetting.order(now, (id, what, cause), answer, (peers, members), &mut self.out);
+            }
+            Input::Forgot { id, objects } => self.forgetting.followed(id, objects, &mut self.out),
             Input::Asked(peer) => self.health.asked(now, peer),
             Input::Answered { peer, outcome } => self.answered(peer, outcome),
             Input::Copied { key, done } => self.copied(key, done),
@@ -322,6 +332,7 @@ impl Cluster {
         let scene = Scene { now, own: self.own, homes: &self.homes };
         self.claims.advance(&scene, &mut self.out);
         self.confirmations.advance(now, &mut self.out);
+        self.forgetting.advance(now, &mut self.out);
         let homes = &self.homes;
         let home = |key| crate::rendezvous::home(key, homes.iter().copied());
         self.replication.report(now, self.own, home, &mut self.out);
@@ -370,6 +381,7 @@ impl Cluster {
         self.dial_at = now;
         self.claims.tidy(now);
         self.confirmations.tidy(now);
+        self.forgetting.tidy(now);
         self.peers.tidy(now);
         self.tidy_members();
         self.tidy_reflections();

@@ -13,6 +13,7 @@ mod claims;
 mod cluster;
 mod dialling;
 pub mod fingerprints;
+mod forgetting;
 mod freshness;
 mod heads;
 mod health;

@@ -24,7 +24,7 @@ const IDS: usize = 32;
 /// Nodes remembered, dead ones too: whoever lies about more is not believed.
 const KNOWN_MAX: usize = 4096;
 const ANNOUNCE_EVERY: Duration = Duration::from_millis(500);
-const SUSPICION: Duration = Duration::from_millis(1500);
+const SUSPICION: Duration = Duration::from_millis(1100);
 /// A timer this late means that the node itself was asleep.
 const OVERSLEPT: Duration = Duration::from_millis(700);
 /// Timers handled in one call.
@@ -306,11 +306,12 @@ impl Membership {
     }
 }
 
-/// Found by measurement: death is seen by all within some two seconds, at some ten small packets a second.
+/// Found by measurement: death is seen by all within some two seconds, at some five small packets a second. A probe every 200 ms and a
+/// suspicion of 1.5 s see it no sooner, and cost twice as much.
 fn settings() -> foca::Config {
     let mut settings = foca::Config::simple();
-    settings.probe_period = Duration::from_millis(200);
-    settings.probe_rtt = Duration::from_millis(70);
+    settings.probe_period = Duration::from_millis(400);
+    settings.probe_rtt = Duration::from_millis(100);
     settings.suspect_to_down_after = SUSPICION;
     settings.remove_down_after = Some(Duration::from_secs(3600));
     settings.max_transmissions = NonZeroU8::new(10).unwrap_or(NonZeroU8::MAX);

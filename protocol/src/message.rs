@@ -195,6 +195,61 @@ pub struct Demand {
     pub amount: u32,
 }
 
+/// Asks to forget something, see [`crate::Input::Forget`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Forget {
+    /// The order, which is told again and again: known ones are no news.
+    pub id: u64,
+    /// How long ago it was given, in milliseconds. What upstream has confirmed since then stays.
+    pub age: u64,
+    /// Why.
+    pub cause: Cause,
+    /// Whether the sender waits for [`Message::Forgot`].
+    pub answer: bool,
+    /// What.
+    pub what: What,
+}
+
+/// Why something is to be forgotten.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum Cause {
+    /// All its upstreams have it no more. What a repository still names stays all the same.
+    Gone,
+    /// An operator wants it so.
+    Purged,
+}
+
+/// What is to be forgotten.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum What {
+    /// These keys, which are names of one object.
+    Keys(Few<Key, NAMES_MAX>),
+    /// Whatever has a URL that begins with this, `http://HOST/` at least, UTF-8.
+    Below(FewBytes<BELOW_MAX>),
+}
+
+impl What {
+    /// Whether that can be meant: neither nothing nor everything.
+    pub fn is_sensible(&self) -> bool {
+        match self {
+            Self::Keys(keys) => !keys.is_empty(),
+            Self::Below(prefix) => core::str::from_utf8(prefix)
+                .ok()
+                .and_then(|prefix| prefix.split_once("://"))
+                .and_then(|(_, rest)| rest.split_once('/'))
+                .is_some_and(|(host, _)| !host.is_empty()),
+        }
+    }
+
+    /// Whether an object with these names and this URL is meant.
+    pub(crate) fn concerns(&self, names: &[Key], url: &str) -> bool {
+        match self {
+            Self::Keys(keys) => keys.iter().any(|key| names.contains(key)),
+            Self::Below(prefix) => url.as_bytes().starts_with(prefix),
+        }
+    }
+}
+
 /// A package name and how often it was asked for.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NameDemand {
@@ -235,6 +290,10 @@ pub const DEMANDS_MAX: usize = 256;
 pub const TOPS_MAX: usize = 16;
 /// Bytes of a package name; longer ones are not counted.
 pub const NAME_MAX: usize = 64;
+/// Names of one object that is to be forgotten.
+pub const NAMES_MAX: usize = 8;
+/// Bytes of what the URLs begin with that are to be forgotten.
+pub const BELOW_MAX: usize = 2048;
 /// Bytes of a membership packet.
 pub const SWIM_MAX: usize = 1068;
 
@@ -286,6 +345,10 @@ pub enum Message {
     Tops(Tops),
     /// The sender leaves now.
     Bye(Incarnation),
+    /// Asks to forget something.
+    Forget(Forget),
+    /// Answers it: so many objects went.
+    Forgot(u64, u64),
 }
 
 /// How a message should travel.
@@ -369,6 +432,8 @@ kinds! {
     Copied(key, done) = 20, Stream, 128;
     Tops(tops) = 21, Stream, 4096;
     Bye(incarnation) = 22, Stream, 64;
+    Forget(forget) = 23, Stream, 4096;
+    Forgot(id, objects) = 24, Stream, 64;
 }
 
 fn body<T: Serialize>(fields: &T) -> Vec<u8> {

@@ -7,7 +7,7 @@ use core::time::Duration;
 
 use crate::cluster::ConnectionId;
 use crate::identity::{Incarnation, Key, NodeId, Version};
-use crate::message::Lane;
+use crate::message::{Cause, Lane, What};
 
 /// Something for the driver to do or to know.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -86,6 +86,29 @@ pub enum Output {
         key: Key,
         /// To whom.
         to: Option<NodeId>,
+    },
+    /// Forget this, if upstream has confirmed it last before that, and say [`crate::Input::Forgot`]. What is only [`Cause::Gone`] stays
+    /// where a repository that is served still names it.
+    Forget {
+        /// Which order that is.
+        id: u64,
+        /// What.
+        what: What,
+        /// Why.
+        cause: Cause,
+        /// How long ago that was wanted.
+        age: Duration,
+    },
+    /// Answers [`crate::Input::Forget`]: what the others have forgotten.
+    Forgotten {
+        /// Which order.
+        id: u64,
+        /// Objects, at all of them.
+        objects: u64,
+        /// Nodes that had any.
+        nodes: u32,
+        /// Who has not answered. They are told again when they are met again.
+        silent: Vec<NodeId>,
     },
     /// A peer did what no sound node does. For the log and the counters; what is to be done has been done.
     Misbehaved {

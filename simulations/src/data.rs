@@ -7,6 +7,8 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
+use imirror_protocol::message::{Cause, What};
+use imirror_protocol::wire::Few;
 use imirror_protocol::{Input, Key, NodeId, Outcome, Output, Version};
 
 use crate::world::{MILLI, Micros, SECOND, World};
@@ -50,6 +52,8 @@ pub struct Data {
     pub retries: u64,
     /// Offers answered: what, by whom, to whom.
     pub handed: Vec<(usize, Key, Option<NodeId>)>,
+    /// What came of purges: objects that others had, how many they were, and how many have not answered.
+    pub forgotten: Vec<(u64, u32, usize)>,
     /// Wrong bytes noticed.
     pub lies: u64,
     /// What has been evicted anywhere.
@@ -156,6 +160,13 @@ impl World {
         self.feed(node, Input::Stored(key));
     }
 
+    /// A node's operator wants all to forget an object.
+    pub fn purge(&mut self, node: usize, key: Key) {
+        self.evict(node, key);
+        let (id, what) = (self.rng.next(), What::Keys(Few::of([key])));
+        self.feed(node, Input::Forget { id, what, cause: Cause::Purged, answer: true });
+    }
+
     /// A node evicts an object.
     pub fn evict(&mut self, node: usize, key: Key) {
         if self.data.stored.get_mut(&node).is_some_and(|keys| keys.remove(&key)) {
@@ -255,6 +266,14 @@ impl World {
             }
             Output::Handed { key, to } => self.data.handed.push((node, key, to)),
             Output::Fresh { .. } => self.data.fresh += 1,
+            Output::Forget { id, what: What::Keys(keys), .. } => {
+                let had = keys.iter().filter(|key| self.data.holds(node, **key)).count();
+                keys.iter().for_each(|key| self.evict(node, *key));
+                self.feed(node, Input::Forgot { id, objects: had as u64 });
+            }
+            Output::Forgotten { objects, nodes, silent, .. } => {
+                self.data.forgotten.push((objects, nodes, silent.len()));
+            }
             _ => {}
         }
     }

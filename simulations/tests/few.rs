@@ -412,3 +412,36 @@ fn names_are_counted_for_the_whole_site() {
         assert!(names[0].1 >= 4 * 256, "{names:?}");
     }
 }
+
+#[test]
+fn what_is_purged_is_forgotten_by_all_and_by_who_was_away() {
+    for seed in 0..20 {
+        let mut world = site(4, 100 + seed);
+        world.publish(KEY, MB);
+        (0..4).for_each(|node| world.put(node, KEY));
+        world.run_until(seconds(5), |world| holders_known(world, KEY)).expect("known");
+        // One is away, one hangs, and of the others all are to forget it.
+        world.crash(3);
+        world.freeze(2, 3_000_000);
+        world.purge(0, KEY);
+        world.run_until(seconds(10), |world| world.data.holders(KEY) == [3]).expect("forgotten by all that are here");
+        let [(objects, nodes, _)] = world.data.forgotten[..] else { panic!("{:?}", world.data.forgotten) };
+        assert!((1..=2).contains(&objects) && u64::from(nodes) == objects, "seed {seed}: {:?}", world.data.forgotten);
+        // Nobody who gave the order is there any more when the last one comes back.
+        world.run(seconds(60));
+        world.crash(0);
+        world.run(seconds(5));
+        world.start(3);
+        world.announce(3);
+        world.run_until(seconds(5), |world| world.data.holders(KEY).is_empty()).expect("told of it when it was back");
+        // What is fetched afterwards is another matter.
+        world.run(seconds(5));
+        world.request(1, KEY);
+        world.run_until(seconds(30), |world| world.data.is_quiet()).expect("served");
+        world.start(0);
+        world.announce(0);
+        world.run(seconds(20));
+        assert_eq!((world.data.upstream_fetches[&KEY], world.data.holders(KEY)), (1, vec![1]), "seed {seed}");
+        assert_safe(&world);
+    }
+}

@@ -53,9 +53,9 @@ impl<'a> Apk<'a> {
         // Without a length it takes whatever comes for the whole.
         let length = answer.field("content-length").map(|length| length.parse().unwrap());
         assert!(answer.status == 304 || length == Some(answer.body.len()), "{:?}", answer.fields);
-        if answer.field("connection").is_some_and(|value| value.eq_ignore_ascii_case("keep-alive")) {
-            self.connection = Some(connection);
-        }
+        let is_kept = answer.field("connection").is_some_and(|value| value.eq_ignore_ascii_case("keep-alive"));
+        assert!(is_kept, "each file would take a connection of its own: {:?}", answer.fields);
+        self.connection = Some(connection);
         answer
     }
 

@@ -210,3 +210,79 @@ fn fetch(lan: &Lan, node: SocketAddr, url: &str) -> Option<Answer> {
     stream.write_all(format!("GET {url} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n").as_bytes()).ok()?;
     Connection::over(stream).answer(false)
 }
+
+/// `h2`, the second host, gets another address, while all runs.
+fn renumber(lan: &Lan, node: &mut Node) {
+    let line = "ip -n h2 addr del 10.77.0.2/24 dev eth0; ip -n h2 addr add 10.77.0.99/24 dev eth0
+        ip -n h2 route replace default via 10.77.0.254";
+    lan.shell(line, &[]);
+    node.moved_to([10, 77, 0, 99].into());
+}
+
+fn renumbered(more: &[&str; 3]) {
+    let lan = Lan::new(3);
+    // There is no other way between them than by the address that changes.
+    lan.shell(
+        "for h in h1 h2 h3; do ip netns exec $h sh -c 'echo 1 > /proc/sys/net/ipv6/conf/all/disable_ipv6'; done",
+        &[],
+    );
+    let origin = origin(&lan);
+    let mut site: Vec<Node> = (0..3).map(|place| start(&lan, place, TOKEN, more[place])).collect();
+    site.iter().for_each(|node| node.wait_for(|| alive(node) == 3));
+    let (first, second) = ("/Packages/m1-1-1.x86_64.rpm", "/Packages/m2-1-1.x86_64.rpm");
+    origin.put(first, Page::new(content(1, 2_000_000)));
+    origin.put(second, Page::new(content(2, 2_000_000)));
+    assert!(site[1].get(&origin.url(first)).body == content(1, 2_000_000));
+    assert!(site[0].get(&origin.url(second)).body == content(2, 2_000_000));
+    renumber(&lan, &mut site[1]);
+    let is_there = |node: &Node| {
+        let status = node.status();
+        let nodes = status["site"]["nodes"].as_array().unwrap();
+        nodes
+            .iter()
+            .any(|node| node["address"] == "10.77.0.99:3142" && node["state"] == "alive" && node["objects"] == 1)
+    };
+    for node in [&site[0], &site[2]] {
+        node.wait_for(|| is_there(node) && alive(node) == 3);
+    }
+    site[1].wait_for(|| alive(&site[1]) == 3 && knows(&site[1], NAMES[0], 1));
+    assert!(site[0].get(&origin.url(first)).body == content(1, 2_000_000));
+    assert!(site[2].get(&origin.url(first)).body == content(1, 2_000_000));
+    assert!(site[1].get(&origin.url(second)).body == content(2, 2_000_000));
+    assert_eq!((origin.seen(first).len(), origin.seen(second).len()), (1, 1), "all else came from peers");
+}
+
+#[test]
+fn r9_a_node_that_gets_another_address_while_it_runs_stays_in_the_site() {
+    renumbered(&["", "", ""]);
+}
+
+#[test]
+fn r9_without_multicast_too_and_be_it_the_one_that_all_know() {
+    let seeds = "[site]\nmdns = false\nseeds = [\"10.77.0.2:3142\"]\n";
+    renumbered(&[seeds; 3]);
+}
+
+#[test]
+fn where_udp_does_not_pass_each_node_serves_alone_and_without_delay() {
+    let lan = Lan::new(2);
+    let rules = "nft add table bridge noudp && nft add chain bridge noudp f '{ type filter hook forward priority 0; }' && \
+                 nft add rule bridge noudp f meta l4proto udp drop";
+    lan.shell(rules, &[]);
+    let origin = origin(&lan);
+    let seeds = format!("[site]\nmdns = false\nseeds = [\"{}:3142\"]\n", lan.host(0).address());
+    let site: Vec<Node> = (0..2).map(|place| start(&lan, place, TOKEN, &seeds)).collect();
+    site[1].wait_for_words("answers by TCP but not by UDP");
+    let url = origin.url(RPM);
+    origin.put(RPM, Page::new(content(1, 500_000)));
+    for node in &site {
+        let answer = node.get(&url);
+        assert!(answer.body == content(1, 500_000) && answer.field("cache-status").unwrap().contains("fwd=uri-miss"));
+        assert_eq!(alive(node), 1);
+    }
+    assert_eq!(origin.seen(RPM).len(), 2, "each by itself");
+    assert_eq!(site[1].log().matches("answers by TCP but not by UDP").count(), 1, "said once");
+    let examined = site[1].command(&["doctor"]).output().unwrap();
+    let said = String::from_utf8_lossy(&examined.stdout).into_owned();
+    assert!(said.contains(&format!("{}:3142 answers by TCP but not by UDP", lan.host(0).address())), "{said}");
+}

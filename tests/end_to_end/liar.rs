@@ -12,7 +12,7 @@ use imirror::classify::{Class, KeyHash, Url};
 use imirror::cluster::discovery::Wanted;
 use imirror::cluster::identity::Identity;
 use imirror::cluster::links::PeerStream;
-use imirror::cluster::site::{Host, Load, Profile, Site};
+use imirror::cluster::site::{Host, Load, Order, Profile, Site};
 use imirror::config::{self, CacheSize};
 use imirror::door::peer::{Limits, PeerDoor};
 use imirror::flight::Flights;
@@ -90,6 +90,10 @@ impl Host for Lies {
 
     fn copy(&self, _: KeyHash, _: NodeId) -> BoxFuture<'static, bool> {
         Box::pin(async { false })
+    }
+
+    fn forget(&self, _: Order) -> BoxFuture<'static, u64> {
+        Box::pin(async { 0 })
     }
 
     fn load(&self) -> Load {

@@ -4,6 +4,7 @@
 
 mod apk;
 mod bad_inputs;
+mod circles;
 mod client_config;
 mod clients;
 mod decision_tree;
@@ -20,6 +21,7 @@ mod memory;
 mod metalinks;
 mod monitoring;
 mod operations;
+mod packages;
 mod page;
 mod repositories;
 mod republished;
@@ -27,6 +29,8 @@ mod several_sources;
 mod shared_cache;
 mod signatures;
 mod site;
+mod squid;
+mod squid_load;
 mod store;
 mod tidy;
 mod top;

@@ -77,6 +77,18 @@ fn what_is_deployed_names_only_metrics_that_there_are() {
 }
 
 #[test]
+fn what_the_guide_says_to_write_for_prometheus_is_right() {
+    let guide = std::fs::read_to_string(deployed("../docs/operating.md")).unwrap();
+    let text = guide.split("```yaml\n").nth(1).and_then(|rest| rest.split("```").next()).expect("a configuration");
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::copy(deployed("prometheus/alerts.yml"), folder.path().join("alerts.yml")).unwrap();
+    let file = folder.path().join("prometheus.yml");
+    std::fs::write(&file, text).unwrap();
+    let said = promtool(&["check", "config", file.to_str().unwrap()], b"");
+    assert!(said.contains("1 rule files found"), "{said}");
+}
+
+#[test]
 fn the_alert_rules_do_what_they_are_for() {
     let rules = deployed("prometheus/alerts.yml");
     let checked = promtool(&["check", "rules", rules.to_str().unwrap()], b"");

@@ -47,6 +47,19 @@ fn a_stop_lets_clients_finish() {
 }
 
 #[test]
+fn a_stop_answers_who_has_just_connected() {
+    let mut node = Node::start(&[], "");
+    let mut early = Connection::open(&node.address());
+    // Whom it answers has come after that one.
+    assert_eq!(node.ask("GET", "/-/health", &node.address(), &[]).status, 200);
+    node.signal("-TERM");
+    node.wait_for_words("stopping");
+    early.send("GET /-/health HTTP/1.1\r\nHost: lab1\r\n\r\n");
+    assert_eq!(early.answer(false).expect("an answer").status, 200);
+    assert_eq!(node.ended(), Some(0), "{}", node.log());
+}
+
+#[test]
 fn a_second_signal_stops_at_once_and_nothing_is_lost() {
     let origin = Origin::start();
     let mut node = Node::start(&[origin.address()], "");

@@ -14,7 +14,7 @@ use super::clients::{apt_get, deb_repository, dnf_has, dnf_install, rpm_reposito
 const LIST: &str = "/d/dists/stable/main/binary-amd64/Packages";
 const RELEASE: &str = "/d/dists/stable/InRelease";
 
-fn pool(name: &str) -> String {
+pub(crate) fn pool(name: &str) -> String {
     format!("/d/pool/{name}_1_amd64.deb")
 }
 
@@ -25,7 +25,7 @@ fn date(day: u8) -> String {
 }
 
 /// Puts a repository of these packages on an origin.
-fn publish(origin: &Origin, day: u8, packages: &[(&str, &[u8])]) {
+pub(crate) fn publish(origin: &Origin, day: u8, packages: &[(&str, &[u8])]) {
     let paragraph = |(name, body): &(&str, &[u8])| {
         let (path, size, sha) = (&pool(name)[3..], body.len(), sha256(body));
         format!("Package: {name}\nVersion: 1\nArchitecture: amd64\nFilename: {path}\nSize: {size}\nSHA256: {sha}\n\n")
@@ -46,7 +46,7 @@ fn publish(origin: &Origin, day: u8, packages: &[(&str, &[u8])]) {
 }
 
 /// As `apt-get update` would.
-fn update(node: &Node, origin: &Origin) {
+pub(crate) fn update(node: &Node, origin: &Origin) {
     for path in [RELEASE, LIST] {
         let answer = node.get_with(&origin.url(path), &["Cache-Control: max-age=0"]);
         assert_eq!(answer.status, 200, "{path}");

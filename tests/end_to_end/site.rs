@@ -1,5 +1,6 @@
 //! Several nodes as one mirror (R7, R8c, R9, R10): real processes on loopback that know each other by seeds.
 
+use std::net::SocketAddr;
 use std::process::Command;
 
 use crate::liar::Liar;
@@ -35,18 +36,27 @@ fn joined(site: Vec<Node>) -> Vec<Node> {
     site
 }
 
+/// The same at addresses of their own, with more in the configuration of each.
+pub(crate) fn site_on(addresses: &[SocketAddr], origins: &[&str], more: impl Fn(usize) -> String) -> Vec<Node> {
+    joined(started(addresses, origins, more))
+}
+
 fn not_joined(nodes: usize, origins: &[&str], more: &str) -> Vec<Node> {
     let addresses: Vec<_> = (0..nodes).map(|_| free_port()).collect();
+    started(&addresses, origins, |_| more.to_owned())
+}
+
+fn started(addresses: &[SocketAddr], origins: &[&str], more: impl Fn(usize) -> String) -> Vec<Node> {
     let seeds: Vec<_> = addresses.iter().map(ToString::to_string).collect();
-    let start = |(place, address)| {
-        let mut node = Node::new(address, origins, more)
+    let start = |(place, address): (usize, &SocketAddr)| {
+        let mut node = Node::new(*address, origins, &more(place))
             .with_variable("IMIRROR_NAME", NAMES[place])
             .with_variable("IMIRROR_SITE_TOKEN", TOKEN)
             .with_variable("IMIRROR_SITE_SEEDS", seeds.join(","));
         node.run();
         node
     };
-    addresses.into_iter().enumerate().map(start).collect()
+    addresses.iter().enumerate().map(start).collect()
 }
 
 /// How many nodes of its site a node knows to be alive, itself among them.
@@ -325,5 +335,146 @@ fn r10_a_wrong_byte_of_a_peer_reaches_no_client() {
         site[0].wait_for_words("a node misbehaves: it sent wrong bytes of an object");
         // The other learns by itself, or from the first; its client gets right bytes all the same.
         assert!(site[1].get(&url).body == body, "{at}");
+    }
+}
+
+#[test]
+fn the_head_of_what_a_peer_has_moves_no_content() {
+    let origin = Origin::start();
+    let site = site(2, &origin);
+    let body = content(1, 3_000_000);
+    origin.put(RPM, Page::new(body.clone()));
+    origin.put(REPOMD, Page::new(b"<repomd>1</repomd>".to_vec()));
+    for path in [RPM, REPOMD] {
+        assert_eq!(site[0].get(&origin.url(path)).status, 200);
+    }
+    wait_until_known(&site, 0, 2);
+    let head = |path: &str, fields: &[&str]| site[1].ask("HEAD", &origin.url(path), origin.address(), fields);
+    let answer = head(RPM, &[]);
+    assert_eq!((answer.status, answer.field("content-length")), (200, Some("3000000")), "{answer:?}");
+    let tag = answer.field("etag").unwrap().to_owned();
+    assert!(answer.field("cache-status").unwrap().starts_with("lab1; hit, lab2; fwd=uri-miss"), "{answer:?}");
+    let known = head(RPM, &[&format!("If-None-Match: {tag}")]);
+    assert_eq!(known.status, 304, "{known:?}");
+    assert_eq!((origin.seen(RPM).len(), traffic(&site[1], "bytes_from_peers")), (1, 0));
+    // Whether metadata is still so, upstream has to say. When it can't, what was so has to do.
+    assert_eq!(head(REPOMD, &[]).status, 200);
+    assert_eq!(origin.seen(REPOMD).last().unwrap().method, "HEAD");
+    origin.set_down(true);
+    let answer = head(REPOMD, &[]);
+    assert_eq!((answer.status, answer.field("content-length")), (200, Some("18")), "{answer:?}");
+    assert_eq!(head(RPM, &[]).status, 200);
+    assert_eq!(traffic(&site[1], "bytes_from_peers"), 0);
+    assert!(site[1].objects().is_empty(), "nothing has been stored for it");
+}
+
+fn purge(node: &Node, arguments: &[&str]) -> serde_json::Value {
+    let words: Vec<_> = ["purge", "--json"].iter().chain(arguments).copied().collect();
+    let purged = node.command(&words).output().unwrap();
+    assert!(purged.status.success(), "{purged:?}");
+    serde_json::from_slice(&purged.stdout).unwrap()
+}
+
+#[test]
+fn what_is_purged_is_forgotten_at_all_nodes_and_by_one_that_was_away() {
+    let origin = Origin::start();
+    let mut site = site(3, &origin);
+    let other = "/Packages/b-1-1.x86_64.rpm";
+    origin.put(RPM, Page::new(content(1, 300_000)));
+    origin.put(other, Page::new(content(2, 300_000)));
+    let (url, another) = (origin.url(RPM), origin.url(other));
+    for _ in 0..5 {
+        // So often that each keeps a copy of its own.
+        for node in &site {
+            assert!(node.get(&url).body == content(1, 300_000) && node.get(&another).body == content(2, 300_000));
+        }
+    }
+    site.iter().for_each(|node| node.wait_for_objects(2));
+    site[2].kill();
+    site[0].wait_for(|| alive(&site[0]) == 2);
+    assert_eq!(
+        purge(&site[0], &[&url]),
+        serde_json::json!({ "forgotten": 2, "here": 1, "nodes": 2, "unanswered": [] })
+    );
+    site[..2].iter().for_each(|node| node.wait_for_objects(1));
+    let said = site[0].command(&["purge", &url]).output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&said.stdout), "0 forgotten at 0 nodes\n");
+    // One that was away comes back with its copy, and is told before anybody takes it for the truth.
+    origin.put(RPM, Page::new(content(3, 300_000)));
+    site[2].run();
+    site[1].wait_for(|| alive(&site[1]) == 3);
+    assert!(site[1].get(&url).body == content(3, 300_000));
+    site[2].wait_for(|| alive(&site[2]) == 3);
+    assert!(site[2].get(&url).body == content(3, 300_000));
+    assert_eq!(origin.sent(RPM), 600_000, "fetched anew, once");
+    // All below a folder, wherever it is.
+    let folder = origin.url("/Packages");
+    let nodes = purge(&site[1], &["--repo", &folder]);
+    assert_eq!((&nodes["nodes"], &nodes["unanswered"]), (&3.into(), &serde_json::json!([])));
+    site.iter().for_each(|node| node.wait_for_objects(0));
+    let wrong = site[0].command(&["purge", "--repo", "http://"]).output().unwrap();
+    assert!(!wrong.status.success(), "{wrong:?}");
+}
+
+#[test]
+fn r6c_what_is_gone_upstream_is_removed_at_every_node() {
+    let origin = Origin::start();
+    let mut site = site(3, &origin);
+    origin.put(REPOMD, Page::new(b"<repomd>1</repomd>".to_vec()));
+    let url = origin.url(REPOMD);
+    for node in &site {
+        assert_eq!(node.get(&url).body, b"<repomd>1</repomd>");
+    }
+    site.iter().for_each(|node| node.wait_for_objects(1));
+    site[2].kill();
+    site[0].wait_for(|| alive(&site[0]) == 2);
+    // A server that fails says nothing about what there is.
+    origin.put(REPOMD, Page::new(Vec::new()).with_status(503));
+    assert_eq!(site[0].get(&url).body, b"<repomd>1</repomd>");
+    assert!(site[..2].iter().all(|node| node.status()["cache"]["objects"] == 1));
+    origin.remove(REPOMD);
+    assert_eq!(site[0].get(&url).status, 404);
+    site[..2].iter().for_each(|node| node.wait_for_objects(0));
+    site[2].run();
+    site[2].wait_for_objects(0);
+    // Nobody has it to fall back on.
+    origin.set_down(true);
+    assert!(site.iter().all(|node| node.get(&url).status >= 500));
+}
+
+#[test]
+fn r14_what_lands_while_a_node_drains_is_handed_over_too() {
+    let origin = Origin::start();
+    let mut site = site(3, &origin);
+    let body = |n| content(n, 400_000 + n as usize);
+    let path = |n| format!("/Packages/p{n}-1-1.x86_64.rpm");
+    for n in 0..4 {
+        origin.put(&path(n), Page::new(body(n)));
+    }
+    for n in 0..2 {
+        assert!(site[0].get(&origin.url(&path(n))).body == body(n));
+    }
+    site[0].wait_for_objects(2);
+    // A client is in the middle of a download when the node begins to leave.
+    origin.put(&path(2), Page::new(body(2)).with(Trouble::StallAt(100_000)));
+    let mut client = open(&site[0], &origin.url(&path(2)));
+    assert!(client.head().is_some() && client.read(100_000) == body(2)[..100_000]);
+    let drain = site[0].command(&["drain"]).stdout(std::process::Stdio::piped()).spawn().unwrap();
+    let handed = |objects: u64| {
+        site[1..].iter().map(|node| node.status()["cache"]["objects"].as_u64().unwrap()).sum::<u64>() == objects
+    };
+    site[1].wait_for(|| handed(2));
+    origin.release();
+    assert!(client.read(300_002) == body(2)[100_000..], "a client that reads notices nothing");
+    let drained = drain.wait_with_output().unwrap();
+    let said = String::from_utf8_lossy(&drained.stdout).into_owned();
+    assert!(drained.status.success() && said.contains("3 handed over"), "each counts once: {said}");
+    // What is asked of it even now goes to others before it stops.
+    assert!(site[0].get(&origin.url(&path(3))).body == body(3));
+    site[1].wait_for(|| handed(4));
+    site[0].stop();
+    origin.set_down(true);
+    for n in 0..4 {
+        assert!(site[1].get(&origin.url(&path(n))).body == body(n), "{n}");
     }
 }

@@ -120,7 +120,6 @@ fn every_file_is_part_of_the_program() {
         ("node/src", &["lib.rs", "main.rs"][..]),
         ("protocol/src", &["lib.rs"]),
         ("simulations/src", &["lib.rs", "main.rs"]),
-        ("deploy/src", &["lib.rs"]),
         ("tests/src", &["lib.rs"]),
         ("tests/end_to_end", &["main.rs"]),
     ] {
@@ -234,36 +233,66 @@ fn nothing_panics_on_purpose() {
     findings.none();
 }
 
+/// The documents for people who run it, under their paths from the root.
+fn documents() -> BTreeMap<PathBuf, String> {
+    let mut documents = files("docs", |path| path.extension().is_some_and(|extension| extension == "md"));
+    documents.extend(files("deploy", |path| path.file_name().is_some_and(|name| name == "README.md")));
+    documents.insert("README.md".into(), read("README.md"));
+    documents
+}
+
+/// The blocks of a document between ``` of a kind.
+fn blocks<'a>(text: &'a str, kind: &str) -> Vec<&'a str> {
+    text.split(&format!("```{kind}\n")).skip(1).map(|rest| rest.split("```").next().unwrap()).collect()
+}
+
 #[test]
-fn the_readme_tells_the_truth() {
-    let readme = read("README.md");
+fn the_documents_tell_the_truth() {
     let mut findings = Findings::default();
-    let lines = readme.lines().filter_map(|line| line.strip_prefix("    "));
-    let commands: Vec<&str> =
-        lines.chain(quoted(&readme)).filter_map(|text| text.trim().strip_prefix("imirror ")).collect();
-    assert!(commands.len() >= 7, "{commands:?}");
-    for command in commands {
-        let verb = command.split_whitespace().next().unwrap();
-        let help = Command::new(program()).args([verb, "--help"]).output().unwrap();
-        findings.add(help.status.success(), || format!("there is no `imirror {verb}`"));
-        let help = String::from_utf8(help.stdout).unwrap();
-        let flags =
-            command.split(|c: char| c.is_whitespace() || "():".contains(c)).filter(|word| word.starts_with("--"));
-        for flag in flags {
-            findings.add(has_word(&help, flag), || format!("`imirror {verb}` has no {flag}"));
+    let (mut commands, mut examples) = (0, 0);
+    let folder = tempfile::tempdir().unwrap();
+    for (path, text) in documents() {
+        let path = path.display();
+        let lines = text.lines().filter_map(|line| line.strip_prefix("    "));
+        let lines = lines.chain(blocks(&text, "sh").into_iter().flat_map(str::lines));
+        for command in lines.chain(quoted(&text)).filter_map(|text| text.trim().strip_prefix("imirror ")) {
+            commands += 1;
+            let verb = command.split_whitespace().next().unwrap();
+            let help = Command::new(program()).args([verb, "--help"]).output().unwrap();
+            findings.add(help.status.success(), || format!("{path}: there is no `imirror {verb}`"));
+            let mut help = String::from_utf8(help.stdout).unwrap();
+            // Flags may be those of a verb below the verb.
+            if let Some(below) = command.split_whitespace().nth(1).filter(|word| is_name(word)) {
+                let more = Command::new(program()).args([verb, below, "--help"]).output().unwrap();
+                help.push_str(&String::from_utf8(more.stdout).unwrap());
+            }
+            let words = command.split(|c: char| c.is_whitespace() || "():|".contains(c));
+            for flag in words.filter(|word| word.starts_with("--")) {
+                findings.add(has_word(&help, flag), || format!("{path}: `imirror {verb}` has no {flag}"));
+            }
+        }
+        for example in blocks(&text, "toml") {
+            examples += 1;
+            let file = folder.path().join("imirror.toml");
+            std::fs::write(&file, example).unwrap();
+            let check = Command::new(program()).args(["config", "check", "--config"]).arg(&file).output().unwrap();
+            findings.add(check.status.success(), || {
+                format!("{path}: its configuration is wrong: {}", String::from_utf8_lossy(&check.stderr))
+            });
+        }
+        let beside = root().join(path.to_string()).parent().unwrap().to_owned();
+        for link in text.split("](").skip(1).map(|rest| rest.split(')').next().unwrap()) {
+            let (file, section) = link.split_once('#').unwrap_or((link, ""));
+            findings.add(link.contains("://") || beside.join(file).exists(), || format!("{path}: it links to {link}"));
+            if !section.is_empty() {
+                let target =
+                    if file.is_empty() { text.clone() } else { std::fs::read_to_string(beside.join(file)).unwrap() };
+                let anchor = |line: &str| line.trim_start_matches('#').trim().to_lowercase().replace(' ', "-");
+                let there = target.lines().any(|line| line.starts_with('#') && anchor(line) == section);
+                findings.add(there, || format!("{path}: no section for {link}"));
+            }
         }
     }
-    let examples: Vec<&str> = readme.split("```toml\n").skip(1).map(|rest| rest.split("```").next().unwrap()).collect();
-    assert_eq!(examples.len(), 1);
-    let folder = tempfile::tempdir().unwrap();
-    let file = folder.path().join("imirror.toml");
-    std::fs::write(&file, examples[0]).unwrap();
-    let check = Command::new(program()).args(["config", "check", "--config"]).arg(&file).output().unwrap();
-    findings.add(check.status.success(), || {
-        format!("its configuration is wrong: {}", String::from_utf8_lossy(&check.stderr))
-    });
-    for link in readme.split("](").skip(1).map(|rest| rest.split(')').next().unwrap()) {
-        findings.add(link.contains("://") || root().join(link).exists(), || format!("it links to {link}"));
-    }
+    assert!(commands >= 20 && examples >= 2, "{commands} commands and {examples} examples");
     findings.none();
 }

@@ -1,7 +1,7 @@
 //! The way out: https upstreams, redirects, and a real Squid as the parent proxy.
 
 use imirror_tests::content;
-use imirror_tests::http::{Answer, request};
+use imirror_tests::http::{Answer, Connection, request};
 use imirror_tests::node::{Node, free_port};
 use imirror_tests::origin::{Origin, Page, Trouble};
 use imirror_tests::squid::Squid;
@@ -216,4 +216,43 @@ fn a_parent_that_nobody_listens_for_is_named() {
     let node = Node::start(&[], &format!("proxy = \"http://{}\"\n", free_port()));
     let text = failure(node.get("http://repo.example.org/a_1_all.deb"), 502);
     assert!(text.contains("the parent proxy") && text.contains("refused"), "{text}");
+}
+
+#[test]
+fn a_squid_that_dies_in_the_middle_costs_a_pause() {
+    let origin = Origin::start();
+    let mut squid = Squid::start("lab", "secret");
+    let node = Node::start(&[origin.address()], &format!("proxy = \"http://lab:secret@{}\"\n", squid.address()));
+    let body = content(1, 3_000_000);
+    origin.put(DEB, Page::new(body.clone()).with(Trouble::StallAt(1_000_000)));
+    let mut client = Connection::open(&node.address());
+    client.send(&format!("GET {} HTTP/1.1\r\nHost: {}\r\n\r\n", origin.url(DEB), origin.address()));
+    let (status, _) = client.head().unwrap();
+    let mut got = client.read(900_000);
+    assert_eq!((status, got.len()), (200, 900_000));
+    squid.stop();
+    origin.release();
+    squid.run();
+    got.extend(client.read(body.len() - got.len()));
+    assert!(got == body, "{} bytes", got.len());
+    let asked = origin.seen(DEB);
+    let range = &asked.last().unwrap().fields["range"];
+    let from: usize = range.trim_start_matches("bytes=").trim_end_matches('-').parse().unwrap();
+    assert!(asked.len() == 2 && from >= 900_000, "taken up where it was: {range}");
+}
+
+#[test]
+fn clients_tunnels_go_through_squid_with_the_nodes_password() {
+    let authority = Authority::default();
+    let secure = Origin::start_tls(authority.server(ADDRESS, YEARS));
+    let squid = Squid::start("lab", "secret");
+    let port = secure.address().rsplit_once(':').unwrap().1;
+    let more = format!("proxy = \"http://lab:secret@{}\"\n[clients]\nconnect_ports = [{port}]\n", squid.address());
+    let node = Node::start(&[secure.address()], &more);
+    secure.put(DEB, Page::new(content(1, 100_000)));
+    let mut client = Connection::open(&node.address());
+    client.send(&format!("CONNECT {0} HTTP/1.1\r\nHost: {0}\r\n\r\n", secure.address()));
+    assert_eq!(client.head().unwrap().0, 200);
+    drop(client);
+    squid.wait_for_log(&format!("CONNECT {} lab", secure.address()));
 }

@@ -5,6 +5,7 @@
 
 pub mod browser;
 pub mod http;
+pub mod machine;
 pub mod namespace;
 pub mod netns;
 pub mod node;

@@ -9,7 +9,7 @@ use std::fs::File;
 use std::io::Read;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::AsFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
@@ -155,9 +155,15 @@ impl Lan {
 
     /// Bytes that have come over this host's cable from it, those of all heads among them.
     pub fn sent_by(&self, i: usize) -> u64 {
+        self.counted(i).0
+    }
+
+    /// The same, and packets.
+    pub fn counted(&self, i: usize) -> (u64, u64) {
         let shown = self.shell("ip -json -stats link show dev \"p$1\"", &[&number(i)]);
         let shown: serde_json::Value = serde_json::from_str(&shown).unwrap();
-        shown[0]["stats64"]["rx"]["bytes"].as_u64().unwrap()
+        let received = &shown[0]["stats64"]["rx"];
+        (received["bytes"].as_u64().unwrap(), received["packets"].as_u64().unwrap())
     }
 
     /// Runs shell where the bridge is and the hosts have names: `h1` with `eth0`, whose other end is `p1`, and so on. What it said.
@@ -186,6 +192,11 @@ impl Host {
     /// At which other hosts reach this one: IPv4 if the LAN has it.
     pub fn address(&self) -> IpAddr {
         self.address
+    }
+
+    /// Its network, as this process can open it.
+    pub(crate) fn namespace(&self) -> &Path {
+        &self.namespace
     }
 
     /// A command that runs on this host.

@@ -123,6 +123,11 @@ impl Node {
         command
     }
 
+    /// Its host has another address now.
+    pub fn moved_to(&mut self, ip: std::net::IpAddr) {
+        self.address.set_ip(ip);
+    }
+
     pub fn address(&self) -> String {
         self.address.to_string()
     }

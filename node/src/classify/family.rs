@@ -63,4 +63,4 @@ fn is_word(text: &str, and: &str) -> bool {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

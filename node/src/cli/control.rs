@@ -1,6 +1,6 @@
 //! Asks the running node over its control socket. One short HTTP/1.1 exchange, blocking.
 
-use std::io::{ErrorKind, Read, Write};
+use std::io::{self, ErrorKind, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
@@ -15,7 +15,7 @@ use serde_json::Value;
 )]
 pub(super) struct NotRunning {
     socket: String,
-    error: std::io::Error,
+    error: io::Error,
 }
 
 /// Sends a request without a body; the answer's body is JSON. Waits as long as it takes.
@@ -42,7 +42,7 @@ pub(super) fn ask_within(socket: &Path, method: &str, path: &str, patience: Opti
     serde_json::from_str(body).context("the node gave no proper answer")
 }
 
-fn no_answer(error: std::io::Error) -> anyhow::Error {
+fn no_answer(error: io::Error) -> anyhow::Error {
     match error.kind() {
         ErrorKind::WouldBlock | ErrorKind::TimedOut => anyhow!("the node runs and does not answer"),
         _ => anyhow!("the node hung up: {error}"),

@@ -5,10 +5,13 @@ mod client_config;
 mod control;
 mod detect;
 mod doctor;
+mod log;
 mod prefetch;
 mod progress;
 mod screen;
+mod session;
 mod site;
+mod squid;
 mod status;
 mod top;
 
@@ -26,7 +29,7 @@ use crate::config::{self, ConfigError, Loaded, Overrides, Surroundings};
 use crate::daemon;
 use crate::door::pages::encoded;
 use crate::door::recipes;
-use crate::ledger::status::{Drain, Health, Lookup, Status, Verify};
+use crate::ledger::status::{Drain, Health, Lookup, Purged, Status, Verify};
 use crate::os::clock::Clock;
 
 const EXIT_CODES: &str = "\
@@ -113,7 +116,7 @@ enum Verb {
         #[command(flatten)]
         output: Output,
     },
-    /// Forget a URL, or with --repo everything below it.
+    /// Forget a URL, or with --repo everything below it, at all nodes of the site.
     Purge {
         url: String,
         /// Forget everything that begins with the URL.
@@ -158,6 +161,12 @@ enum Verb {
         #[arg(long, value_name = "HOST:PORT")]
         node: Vec<String>,
     },
+    /// Print what a Squid needs in its configuration to use the nodes of this site.
+    SquidConfig(squid::Configuring),
+    /// For Squid's url_rewrite_program: packages come from the node while it lives.
+    SquidRewrite(squid::Rewriting),
+    /// For Squid's store_id_program: one name for a package, whichever mirror has it.
+    SquidStoreId(squid::Naming),
     /// Look for what may keep the node from working, and say what to do.
     Doctor(Output),
     /// Print a completion script for a shell.
@@ -230,7 +239,7 @@ fn dispatch(arguments: Arguments) -> anyhow::Result<ExitCode> {
     let load = || load(&settings, &Surroundings::here());
     match arguments.verb {
         Verb::Run => {
-            start_log(arguments.log.as_deref())?;
+            log::start(arguments.log.as_deref())?;
             let loaded = load()?;
             loaded.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
             if let Some(problem) = loaded.token_problem {
@@ -262,8 +271,8 @@ fn dispatch(arguments: Arguments) -> anyhow::Result<ExitCode> {
         Verb::Purge { url, repo, output } => {
             let prefix = if repo { "prefix=" } else { "" };
             let path = format!("/-/api/purge?{prefix}{}", encoded(&url));
-            let gone: u64 = ask(&load()?.config.socket, "POST", &path)?;
-            print(&gone, output, |gone| format!("{gone} forgotten\n"))?;
+            let purged: Purged = ask(&load()?.config.socket, "POST", &path)?;
+            print(&purged, output, screen::purged)?;
         }
         Verb::Verify(output) => {
             let report = verify(&load()?.config.socket, output)?;
@@ -315,6 +324,16 @@ fn dispatch(arguments: Arguments) -> anyhow::Result<ExitCode> {
             let mdns = config.as_ref().is_none_or(|config| config.site.mdns);
             write(&detect::proxy(&node, config.map(|config| config.listen), mdns))?;
         }
+        Verb::SquidConfig(wanted) => {
+            let node = load()?.config.socket;
+            if let Some(file) = wanted.watched() {
+                return squid::keep(file, &wanted, &node).map(|()| ExitCode::SUCCESS);
+            }
+            let status: Status = ask(&node, "GET", "/-/api/status")?;
+            print(&wanted.snippet(&status)?, wanted.output, |snippet| snippet.text.clone())?;
+        }
+        Verb::SquidRewrite(wanted) => squid::rewrite(&wanted)?,
+        Verb::SquidStoreId(wanted) => squid::store_id(wanted)?,
         Verb::Doctor(output) => {
             let loaded = load()?;
             warn(&loaded);
@@ -443,18 +462,6 @@ fn width() -> usize {
     }
 }
 
-fn start_log(filter: Option<&str>) -> anyhow::Result<()> {
-    let variable = std::env::var("RUST_LOG").ok();
-    let filter = filter.or(variable.as_deref()).filter(|text| !text.is_empty()).unwrap_or("info");
-    let filter = tracing_subscriber::EnvFilter::try_new(filter)
-        .map_err(|e| WrongUsage(format!("--log {filter}: {e}; expected a level such as `debug`")))?;
-    // The journal has its own time stamps and no colours; a person sees when a line comes.
-    let colours = io::stderr().is_terminal() && std::env::var_os("INVOCATION_ID").is_none();
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_target(false);
-    log.without_time().with_ansi(colours).init();
-    Ok(())
-}
-
 fn print<T: Serialize>(value: &T, output: Output, human: impl Fn(&T) -> String) -> anyhow::Result<()> {
     match output.json {
         true => write(&format!("{}\n", serde_json::to_string_pretty(value)?)),
@@ -464,7 +471,7 @@ fn print<T: Serialize>(value: &T, output: Output, human: impl Fn(&T) -> String) 
 
 /// Names come from outside; nothing in them is to move a terminal's cursor.
 fn harmless(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() && c != '\n' { '\u{fffd}' } else { c }).collect()
+    text.chars().map(|c| if c.is_control() && !matches!(c, '\n' | '\t') { '\u{fffd}' } else { c }).collect()
 }
 
 fn write(text: &str) -> anyhow::Result<()> {

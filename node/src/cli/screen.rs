@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::config::{Loaded, Shown};
-use crate::ledger::status::{Drain, Flight, Lookup, Site, Verify};
+use crate::ledger::status::{Drain, Flight, Lookup, Purged, Site, Verify};
 use crate::os::clock::Timestamp;
 
 /// The nodes of a site, a line each.
@@ -104,6 +104,18 @@ pub(super) fn verify(report: &Verify) -> String {
         }
     };
     format!("{} objects, {} read: {found}\n", report.objects, bytes(report.bytes))
+}
+
+pub(super) fn purged(purged: &Purged) -> String {
+    let nodes = match purged.nodes {
+        1 => "1 node".to_owned(),
+        nodes => format!("{nodes} nodes"),
+    };
+    let silent = match &purged.unanswered[..] {
+        [] => String::new(),
+        silent => format!("; no answer from {}: told again when met again", silent.join(", ")),
+    };
+    format!("{} forgotten at {nodes}{silent}\n", purged.forgotten)
 }
 
 pub(super) fn draining(report: &Drain) -> String {

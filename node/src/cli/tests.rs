@@ -29,7 +29,7 @@ Commands:
   site              The site: the nodes that share one token
   join              Make this machine part of a site
   lookup            Say what a URL is, where it is, and what would happen to a request for it
-  purge             Forget a URL, or with --repo everything below it
+  purge             Forget a URL, or with --repo everything below it, at all nodes of the site
   verify            Read everything that is stored and drop what is damaged
   drain             Hand over what only this node has, so that it can be stopped without a loss
   prefetch          The helper: what it has fetched before anybody asked, and what it will
@@ -37,6 +37,9 @@ Commands:
   client-config     Print what to write on a client, or write it: --apply, and --undo takes it back
   apt-proxy-detect  Print the proxy for apt's Acquire::http::Proxy-Auto-Detect: the node here or one
                     on this network, else DIRECT
+  squid-config      Print what a Squid needs in its configuration to use the nodes of this site
+  squid-rewrite     For Squid's url_rewrite_program: packages come from the node while it lives
+  squid-store-id    For Squid's store_id_program: one name for a package, whichever mirror has it
   doctor            Look for what may keep the node from working, and say what to do
   completions       Print a completion script for a shell
   man               Print the manual page, or write those of all verbs into a folder
@@ -79,6 +82,10 @@ fn verbs_and_flags() {
         "imirror run --listen 127.0.0.1:0 --set site.mdns=false --set log.access=off",
         "imirror --config x.toml status --json",
         "imirror config --json",
+        "imirror squid-config --kind sibling --match both --icp-port 3131 --json",
+        "imirror squid-config --watch x.conf --every 5m --reconfigure true",
+        "imirror squid-rewrite --redirect --all --node a:1 --node b:2",
+        "imirror squid-store-id --node a:1",
         "imirror nodes --json",
         "imirror site new --force --json",
         "imirror site show",

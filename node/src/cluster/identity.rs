@@ -5,7 +5,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, fchown};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -174,15 +174,21 @@ pub fn keep_token(state_dir: &Path, token: &Token, replace: bool) -> anyhow::Res
         .with_context(|| format!("cannot keep the token in {}", path.display()))
 }
 
-/// Writes a file that only this user can ever read; it is there as a whole or not at all.
+/// Writes a file that only one user can ever read; it is there as a whole or not at all. It belongs to whom its folder belongs to: what
+/// root does is for the service.
 fn write_private(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let new = path.with_extension("new");
     let _ = std::fs::remove_file(&new);
     let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&new)?;
     file.write_all(bytes)?;
+    let folder = File::open(path.parent().unwrap_or(Path::new(".")))?;
+    let (theirs, ours) = (folder.metadata()?, file.metadata()?);
+    if rustix::process::geteuid().is_root() && theirs.uid() != ours.uid() {
+        fchown(&file, Some(theirs.uid()), Some(theirs.gid()))?;
+    }
     file.sync_all()?;
     std::fs::rename(&new, path)?;
-    File::open(path.parent().unwrap_or(Path::new(".")))?.sync_all()
+    folder.sync_all()
 }
 
 fn read_private(path: &Path) -> io::Result<Vec<u8>> {

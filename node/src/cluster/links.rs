@@ -5,7 +5,7 @@
 //! a stream in both directions is opened, whose first byte is `REQUEST`.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -142,6 +142,11 @@ impl Link {
         }
     }
 
+    /// Ends a connection that leads nowhere any more.
+    pub(super) fn give_up(&self) {
+        self.connection.close(VarInt::from_u32(0), b"");
+    }
+
     /// Ends the connection.
     pub(super) fn close(&self, why: Why) {
         self.connection.close(VarInt::from_u32(2), why.to_string().as_bytes());
@@ -150,6 +155,11 @@ impl Link {
     /// How long a packet takes to the peer and back.
     pub(super) fn round_trip(&self) -> Duration {
         self.connection.rtt()
+    }
+
+    /// The address of this node that it goes by, if that is known.
+    pub(super) fn local_ip(&self) -> Option<IpAddr> {
+        self.connection.local_ip().map(|ip| ip.to_canonical())
     }
 
     /// A stream for one request.

@@ -1,6 +1,8 @@
 //! The site as the rest of the node sees it, and what drives `imirror_protocol::Cluster`: what happens is told to it, what it
 //! wants done is done here. What is decided is decided there.
 
+mod forgetting;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -26,6 +28,8 @@ use crate::ledger::metrics::SiteCounts;
 use crate::os::clock::Clock;
 use crate::os::{entropy, tasks};
 
+pub use forgetting::{Forgotten, Order};
+
 /// Handshakes under way at the same time; who comes meanwhile is turned away and tries again.
 const HANDSHAKES_MAX: usize = 64;
 
@@ -40,6 +44,9 @@ const CLAIM_PATIENCE_YOUNG: Duration = Duration::from_millis(1_300);
 
 /// As [`CLAIM_PATIENCE`], for [`Input::Confirm`], within which somebody else asks upstream.
 const CONFIRM_PATIENCE: Duration = Duration::from_millis(5_300);
+
+/// For a TCP connection to where nobody answers by UDP.
+const TCP_PATIENCE: Duration = Duration::from_secs(2);
 
 /// How often the node looks how it does.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -62,6 +69,8 @@ pub trait Host: Send + Sync + 'static {
     fn serve(&self, peer: NodeId, stream: PeerStream) -> BoxFuture<'static, ()>;
     /// Reads an object from a peer into the store; says whether it is there now.
     fn copy(&self, key: KeyHash, from: NodeId) -> BoxFuture<'static, bool>;
+    /// Forgets something as another node wants it; says how many objects went.
+    fn forget(&self, order: Order) -> BoxFuture<'static, u64>;
     /// How this node does.
     fn load(&self) -> Load;
 }
@@ -157,6 +166,7 @@ struct State {
     claims: BTreeMap<Key, Vec<oneshot::Sender<Option<NodeId>>>>,
     confirmations: BTreeMap<Key, Vec<oneshot::Sender<Option<Known>>>>,
     offers: BTreeMap<Key, oneshot::Sender<Option<NodeId>>>,
+    orders: BTreeMap<u64, oneshot::Sender<Forgotten>>,
     planned: Option<Instant>,
 }
 
@@ -167,12 +177,14 @@ type Known = (Version, Duration, NodeId);
 enum Errand {
     Dial(SocketAddr),
     Copy { key: Key, from: NodeId },
+    Forget { id: u64, order: Order },
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Complaint {
     Stranger(IpAddr),
     Peer(NodeId, Why),
+    NoUdp(SocketAddr),
     Duplicate,
 }
 
@@ -212,6 +224,7 @@ impl Site {
             claims: BTreeMap::new(),
             confirmations: BTreeMap::new(),
             offers: BTreeMap::new(),
+            orders: BTreeMap::new(),
         };
         Self(Arc::new(Inner {
             own: node,
@@ -252,6 +265,16 @@ impl Site {
     /// Who this node is.
     pub fn own(&self) -> NodeId {
         self.0.own
+    }
+
+    /// Of which site this node is.
+    pub fn id(&self) -> SiteId {
+        self.0.announcement.site
+    }
+
+    /// Is another node of the site called so?
+    pub fn has_other_named(&self, name: &str) -> bool {
+        self.status().members.iter().any(|member| member.name == name)
     }
 
     pub fn counts(&self) -> SiteCounts {
@@ -397,6 +420,11 @@ impl Site {
         self.0.tell(if stored { Input::Stored(of(key)) } else { Input::Removed(of(key)) });
     }
 
+    /// Has the store had this for as long as the site knows?
+    pub fn has(&self, key: &KeyHash) -> bool {
+        self.0.state().cluster.holds(of(key))
+    }
+
     /// How many other nodes probably have this.
     pub fn copies_elsewhere(&self, key: &KeyHash) -> usize {
         if self.is_alone() { 0 } else { self.0.state().cluster.copies_elsewhere(of(key)) }
@@ -477,6 +505,13 @@ impl Site {
                     site.0.tell(Input::Copied { key, done });
                 });
             }
+            Errand::Forget { id, order } => {
+                let forgotten = host.forget(order);
+                tasks::spawn("forget", async move {
+                    let objects = forgotten.await;
+                    site.0.tell(Input::Forgot { id, objects });
+                });
+            }
         }
     }
 
@@ -487,7 +522,20 @@ impl Site {
             Err(error) => {
                 tracing::debug!(%address, "no node there: {error:#}");
                 self.0.tell(Input::DialFailed(address));
+                if error.is::<tokio::time::error::Elapsed>() && self.is_alone() {
+                    self.look_for_a_firewall(address).await;
+                }
             }
+        }
+    }
+
+    /// Where a node, or something like it, answers clients and lets no packet of nodes through, people should know.
+    async fn look_for_a_firewall(&self, address: SocketAddr) {
+        let connecting = tokio::time::timeout(TCP_PATIENCE, tokio::net::TcpStream::connect(address));
+        if matches!(connecting.await, Ok(Ok(_))) {
+            self.0.complain(Complaint::NoUdp(address), || {
+                tracing::warn!("{address} answers by TCP but not by UDP, by which nodes talk to each other: this node serves alone. Does a firewall drop UDP on port {}?", address.port());
+            });
         }
     }
 
@@ -564,6 +612,7 @@ impl Site {
     ) {
         let mut ticks = tokio::time::interval(LOOK_EVERY);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut known = addresses.borrow_and_update().clone();
         loop {
             tokio::select! {
                 _ = ticks.tick() => {
@@ -574,6 +623,8 @@ impl Site {
                 Ok(()) = addresses.changed() => {
                     let addresses = addresses.borrow_and_update().clone();
                     tracing::info!(?addresses, "others reach this node elsewhere now");
+                    self.give_up_links(known.iter().filter(|address| !addresses.contains(address)));
+                    known.clone_from(&addresses);
                     self.0.tell(Input::Addresses(addresses));
                 }
                 Some(Candidate { address, peer, .. }) = candidates.recv() => {
@@ -582,6 +633,14 @@ impl Site {
                 else => return,
             }
         }
+    }
+
+    /// What went by an address that this node has no more leads nowhere: it would take a while to find that out.
+    fn give_up_links<'a>(&self, gone: impl Iterator<Item = &'a SocketAddr>) {
+        let gone: Vec<IpAddr> = gone.map(SocketAddr::ip).collect();
+        let is_gone = |link: &Link| link.local_ip().is_some_and(|ip| gone.contains(&ip));
+        let links: Vec<Link> = self.0.state().links.values().flatten().filter(|link| is_gone(link)).cloned().collect();
+        links.iter().for_each(Link::give_up);
     }
 
     /// Where the others answer now is where they are looked for after the next start.
@@ -646,6 +705,14 @@ impl Inner {
             }
             Output::Dial(address) => drop(self.errands.send(Errand::Dial(address))),
             Output::Copy { key, from } => drop(self.errands.send(Errand::Copy { key, from })),
+            Output::Forget { id, what, cause, age } => {
+                drop(self.errands.send(Errand::Forget { id, order: Order { what, cause, age } }));
+            }
+            Output::Forgotten { id, objects, nodes, silent } => {
+                if let Some(order) = state.orders.remove(&id) {
+                    let _ = order.send(Forgotten { objects, nodes, silent });
+                }
+            }
             Output::Disconnect { peer, connection, why } => {
                 let link = state.unlink(peer, connection);
                 if let Some(link) = link.filter(|_| why != Why::Spare) {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Buf, Bytes};
-use imirror_protocol::transfer::{Span, Want};
+use imirror_protocol::transfer::{Finished, Growing, Span, Want};
 use imirror_protocol::{Key, NodeId, Outcome};
 use tokio::time::{Instant, timeout};
 
@@ -77,6 +77,14 @@ impl Call {
     fn failed(&mut self, trouble: &Trouble) {
         self.outcome = Some(trouble.outcome());
     }
+
+    /// What it said, unless that cannot be.
+    fn sensible(&mut self, told: Option<Told>) -> Option<Told> {
+        if told.is_none() {
+            self.outcome = Some(Outcome::Wrong);
+        }
+        told
+    }
 }
 
 impl Drop for Call {
@@ -98,9 +106,47 @@ impl Site {
         range: Range<u64>,
         first_byte: Duration,
     ) -> Option<(PeerSource, Told)> {
-        let mut call = Call::begin(self, peer);
         let spans = if range == (0..u64::MAX) { Vec::new() } else { vec![Span { start: range.start, end: range.end }] };
         let question = Question { key: Key(key.0), known, want: Want::Content, spans };
+        let (mut call, reply) = self.put(peer, question, first_byte).await?;
+        let (sending, told) = match reply {
+            Reply::Finished(incoming) => {
+                let told = told_of_finished(key, incoming.finished());
+                (Sending::Finished(incoming), told)
+            }
+            Reply::Growing(following) => {
+                let told = told_of_growing(key, following.growing());
+                (Sending::Growing(following), told)
+            }
+            _ => {
+                call.outcome = Some(Outcome::NotHere);
+                return None;
+            }
+        };
+        let told = call.sensible(told)?;
+        let end = range.end.min(told.total.unwrap_or(u64::MAX));
+        let name = self.name_of(peer);
+        Some((PeerSource { call, name, sending, at: range.start, end, limiter: None }, told))
+    }
+
+    /// What a peer says of what a key names; no content is sent. `None` as for [`Self::get`].
+    pub async fn head(&self, peer: NodeId, key: &KeyHash, first_byte: Duration) -> Option<Told> {
+        let question = Question { key: Key(key.0), known: Known::Nothing, want: Want::Head, spans: Vec::new() };
+        let (mut call, reply) = self.put(peer, question, first_byte).await?;
+        let told = match reply {
+            Reply::Head(finished) => told_of_finished(key, &finished),
+            Reply::GrowingHead(growing) => told_of_growing(key, &growing),
+            _ => {
+                call.outcome = Some(Outcome::NotHere);
+                return None;
+            }
+        };
+        call.sensible(told)
+    }
+
+    /// Puts a question to a peer. `None` when it has no time or does not answer.
+    async fn put(&self, peer: NodeId, question: Question, first_byte: Duration) -> Option<(Call, Reply<PeerStream>)> {
+        let mut call = Call::begin(self, peer);
         let patience = Patience { first_byte, stall: STALL };
         let asked = async {
             let broken = |_| Trouble { peer, what: What::Broken };
@@ -108,36 +154,18 @@ impl Site {
             transfer::ask(peer, stream, &question, patience).await
         };
         let stalled = |_| Err(Trouble { peer, what: What::Stalled(WAITING_MAX) });
-        let (sending, told) = match timeout(WAITING_MAX, asked).await.unwrap_or_else(stalled) {
-            Ok(Reply::Finished(incoming)) => {
-                let told = told_of_finished(key, &incoming);
-                (Sending::Finished(incoming), told)
-            }
-            Ok(Reply::Growing(following)) => {
-                let told = told_of_growing(key, &following);
-                (Sending::Growing(following), told)
-            }
+        match timeout(WAITING_MAX, asked).await.unwrap_or_else(stalled) {
             Ok(Reply::Busy) => {
                 call.outcome = Some(Outcome::Busy);
-                return None;
+                None
             }
-            Ok(_) => {
-                call.outcome = Some(Outcome::NotHere);
-                return None;
-            }
+            Ok(reply) => Some((call, reply)),
             Err(trouble) => {
                 tracing::debug!(%trouble, "asked in vain");
                 call.failed(&trouble);
-                return None;
+                None
             }
-        };
-        let Some(told) = told else {
-            call.outcome = Some(Outcome::Wrong);
-            return None;
-        };
-        let end = range.end.min(told.total.unwrap_or(u64::MAX));
-        let name = self.name_of(peer);
-        Some((PeerSource { call, name, sending, at: range.start, end, limiter: None }, told))
+        }
     }
 }
 
@@ -216,8 +244,7 @@ impl PeerSource {
     }
 }
 
-fn told_of_finished(key: &KeyHash, incoming: &Incoming<PeerStream>) -> Option<Told> {
-    let finished = incoming.finished();
+fn told_of_finished(key: &KeyHash, finished: &Finished) -> Option<Told> {
     Some(Told {
         described: understand(key, &finished.description)?,
         total: Some(finished.size),
@@ -226,8 +253,7 @@ fn told_of_finished(key: &KeyHash, incoming: &Incoming<PeerStream>) -> Option<To
     })
 }
 
-fn told_of_growing(key: &KeyHash, following: &Following<PeerStream>) -> Option<Told> {
-    let growing = following.growing();
+fn told_of_growing(key: &KeyHash, growing: &Growing) -> Option<Told> {
     let described = understand(key, &growing.description)?;
     Some(Told { described, total: growing.total, object: None, confirmed_age: Duration::ZERO })
 }

@@ -4,12 +4,14 @@ use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
 use imirror_protocol::{MemberStatus, NodeId};
+use tokio::sync::Semaphore;
 
 use super::Parts;
+use super::drain::Leaving;
 use crate::classify::{Class, KeyHash};
 use crate::cluster;
 use crate::cluster::links::PeerStream;
-use crate::cluster::site::{Host, Load};
+use crate::cluster::site::{Host, Load, Order};
 use crate::door::peer::{Limits, PeerDoor};
 use crate::journey::Journey;
 use crate::ledger::status::{Member, Site};
@@ -22,13 +24,16 @@ pub(super) struct Duties {
     journey: Journey,
     door: PeerDoor,
     busyness: Busyness,
+    /// One order after the other: each may look at all that is stored.
+    forgetting: Arc<Semaphore>,
 }
 
 impl Duties {
     pub(super) fn new(parts: &Arc<Parts>) -> Self {
         let (flights, ledger) = (parts.journey.flights().clone(), parts.ledger.clone());
         let door = PeerDoor::new(flights, ledger, parts.clock.clone(), Limits::default());
-        Self { journey: parts.journey.clone(), door, busyness: Busyness::default() }
+        let forgetting = Arc::new(Semaphore::new(1));
+        Self { journey: parts.journey.clone(), door, busyness: Busyness::default(), forgetting }
     }
 }
 
@@ -47,6 +52,15 @@ impl Host for Duties {
         Box::pin(async move { journey.copy(key, from).await })
     }
 
+    fn forget(&self, order: Order) -> BoxFuture<'static, u64> {
+        let (journey, in_turn) = (self.journey.clone(), self.forgetting.clone());
+        Box::pin(async move {
+            // Never fails: the semaphore is never closed.
+            let _turn = in_turn.acquire().await;
+            journey.obey(&order).await
+        })
+    }
+
     fn load(&self) -> Load {
         let usage = self.journey.store().usage();
         let free = usage.limit_bytes.saturating_sub(usage.bytes) as f64 / usage.limit_bytes.max(1) as f64;
@@ -58,13 +72,18 @@ impl Host for Duties {
 pub(super) struct Watch {
     pub(super) site: cluster::site::Site,
     pub(super) generations: Arc<Generations>,
+    pub(super) leaving: Leaving,
 }
 
 impl Watcher for Watch {
     fn stored(&self, entry: &Entry) {
         // What is not ours goes to no peer.
         if entry.class.is_ours() {
+            let is_new = self.leaving.so_far().is_some() && !self.site.has(&entry.key);
             self.site.holds(&entry.key, true);
+            if is_new {
+                self.leaving.arrived(entry.key);
+            }
         }
     }
 

@@ -4,10 +4,11 @@
 use std::convert::Infallible;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use futures_util::future::{self, BoxFuture, Either};
-use http::header::{CONNECTION, HOST, TRANSFER_ENCODING};
+use http::header::{CONNECTION, HOST, TRANSFER_ENCODING, USER_AGENT};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
@@ -42,6 +43,9 @@ const CONNECTIONS_MAX: usize = 8192;
 /// A request head must arrive within this time, and an idle connection is closed after it.
 const HEAD_PATIENCE: Duration = Duration::from_secs(60);
 
+/// When the node stops, who has connected and not asked yet has this long to do so.
+const LAST_CHANCE: Duration = Duration::from_secs(2);
+
 /// Bytes of a request head.
 const HEAD_BYTES_MAX: usize = 64 * 1024;
 
@@ -57,6 +61,7 @@ pub(super) struct Client {
     local: Option<SocketAddr>,
     permitted: bool,
     pub(super) outbox: Outbox,
+    has_asked: AtomicBool,
 }
 
 type Answered = Result<Response<ReplyBody>, Infallible>;
@@ -112,7 +117,9 @@ impl Door {
         let outbox = stream.outbox();
         let address = peer.ip().to_canonical();
         let permitted = self.clients.allow.iter().any(|net| net.contains(&address));
-        let client = Arc::new(Client { door: self, address, port: peer.port(), local, permitted, outbox });
+        let has_asked = AtomicBool::new(false);
+        let client = Arc::new(Client { door: self, address, port: peer.port(), local, permitted, outbox, has_asked });
+        let asker = client.clone();
         let service = service_fn(move |request| client.answer(request));
         let connection = http1::Builder::new()
             .timer(Patience::new(HEAD_PATIENCE))
@@ -126,7 +133,7 @@ impl Door {
         let mut connection = std::pin::pin!(connection);
         let news = stop.clone();
         let mut stopped = std::pin::pin!(coop::unconstrained(stopped(&mut stop)));
-        let (mut listening, mut told) = (false, false);
+        let (mut listening, mut told, mut last_chance) = (false, false, None);
         // The stop is asked once, which leaves this task's waker with it, and again when there is news of it: to ask at every
         // turn is a measurable part of an answer from memory.
         let ended = future::poll_fn(|cx| {
@@ -134,11 +141,16 @@ impl Door {
             if !told && ask {
                 listening = true;
                 told = stopped.as_mut().poll(cx).is_ready();
-                if told {
-                    connection.as_mut().graceful_shutdown();
-                }
+                last_chance = told.then(|| Box::pin(tokio::time::sleep(LAST_CHANCE)));
             }
-            connection.as_mut().poll(cx)
+            let so_far = connection.as_mut().poll(cx);
+            let Some(chance) = last_chance.as_mut().filter(|_| so_far.is_pending()) else { return so_far };
+            if asker.has_asked.load(Ordering::Relaxed) || chance.as_mut().poll(cx).is_ready() {
+                last_chance = None;
+                connection.as_mut().graceful_shutdown();
+                return connection.as_mut().poll(cx);
+            }
+            so_far
         })
         .await;
         if let Err(error) = ended {
@@ -155,7 +167,7 @@ impl Door {
             // RFC 9112 3.2.
             return Err(Fault::bad_request("an HTTP/1.1 request needs a Host field"));
         }
-        match parse_target(method, request.uri(), fields, is_repo, is_own)? {
+        match parse_target(method, request.uri(), fields, is_repo, is_own, client.local)? {
             Target::Resource(url) => {
                 let named = self.repos.resolve(&url);
                 Ok(self.ask(request, url, named, meter).await)
@@ -218,7 +230,9 @@ impl Door {
             let detail = format!("CONNECT to port {port} (the operator can permit it with `[clients] connect_ports`)");
             return Err(Fault::new(Cause::DestinationForbidden { detail: detail.into() }));
         }
-        let (mut upstream, hop) = self.journey.upstreams().tunnel(host, port, Duration::from_secs(10)).await?;
+        self.journey.check_hops(request.headers())?;
+        let hops = self.journey.hops_of(request.headers());
+        let (mut upstream, hop) = self.journey.upstreams().tunnel(host, port, &hops, Duration::from_secs(10)).await?;
         let ledger = self.ledger.clone();
         tasks::spawn("tunnel", async move {
             let Ok(upgraded) = hyper::upgrade::on(request).await else { return };
@@ -246,6 +260,7 @@ impl Door {
 
 impl Client {
     fn answer(self: &Arc<Self>, request: Request<Incoming>) -> Answering {
+        self.has_asked.store(true, Ordering::Relaxed);
         if let Some(response) = self.answer_at_once(&request) {
             return Either::Left(future::ready(Ok(response)));
         }
@@ -259,12 +274,13 @@ impl Client {
         let (shortcut, reply) = self.door.journey.at_once(line)?;
         let mut meter = Meter::start(self, request.method(), request.headers());
         meter.names(What::Url(shortcut.url.clone()), shortcut.class().into());
-        Some(respond(reply, meter))
+        Some(respond(reply, meter, wants_to_be_told(request.headers())))
     }
 
     async fn answer_in_time(self: Arc<Self>, request: Request<Incoming>) -> Response<ReplyBody> {
         let mut meter = Meter::start(&self, request.method(), request.headers());
         let head_only = request.method() == Method::HEAD;
+        let wants_to_be_told = wants_to_be_told(request.headers());
         let is_connect = request.method() == Method::CONNECT;
         let door = &self.door;
         let mut reply = match self.permitted {
@@ -281,16 +297,27 @@ impl Client {
             // What follows was meant for the tunnel and is not to be read as requests.
             reply.fields.insert(CONNECTION, HeaderValue::from_static("close"));
         }
-        respond(reply, meter)
+        respond(reply, meter, wants_to_be_told)
     }
 }
 
-fn respond(reply: Reply, mut meter: Meter) -> Response<ReplyBody> {
+fn respond(reply: Reply, mut meter: Meter, keep_alive_is_told: bool) -> Response<ReplyBody> {
     meter.answered(&reply);
     let mut response = Response::new(ReplyBody::new(reply.content, meter));
     *response.status_mut() = reply.status;
     *response.headers_mut() = reply.fields;
+    if keep_alive_is_told {
+        response.headers_mut().entry(CONNECTION).or_insert(HeaderValue::from_static("keep-alive"));
+    }
     response
+}
+
+/// Is it apk, which closes a connection that no `Connection: keep-alive` says is kept (libfetch/http.c), though HTTP/1.1 keeps
+/// it anyhow? For the others the field would only cost.
+fn wants_to_be_told(fields: &HeaderMap) -> bool {
+    let is_apk =
+        |agent: &HeaderValue| [&b"libfetch/"[..], b"apk-tools/"].iter().any(|name| agent.as_bytes().starts_with(name));
+    fields.get(USER_AGENT).is_some_and(is_apk) && !fields.contains_key(CONNECTION)
 }
 
 async fn stopped(stop: &mut watch::Receiver<bool>) {

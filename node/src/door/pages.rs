@@ -13,7 +13,7 @@ use super::events::Events;
 use super::page::{self, View};
 use crate::fault::Fault;
 use crate::ledger::history::{Series, Span, Sums};
-use crate::ledger::status::{Drain, Health, Import, Lookup, Prefetch, Status, Verify};
+use crate::ledger::status::{Drain, Health, Import, Lookup, Prefetch, Purged, Status, Verify};
 use crate::os::clock::Timestamp;
 use crate::repos::metalink::Root;
 
@@ -37,8 +37,10 @@ pub trait Operations: Send + Sync {
     /// Which versions of its root of trust a configured repository's metalink permits now, if it has one.
     fn root<'a>(&'a self, repo: &'a str) -> BoxFuture<'a, Option<Arc<Root>>>;
     fn lookup(&self, url: String) -> BoxFuture<'_, Result<Lookup, Fault>>;
-    /// Forgets a URL, or all that begin with it; says how many went.
-    fn purge(&self, url: String, prefix: bool) -> BoxFuture<'_, Result<u64, Fault>>;
+    /// What Squid is to store each of these URLs under, where that is something else.
+    fn store_ids(&self, urls: Vec<String>) -> Vec<Option<String>>;
+    /// Forgets a URL, or all that begin with it, at all live nodes; says what went.
+    fn purge(&self, url: String, prefix: bool) -> BoxFuture<'_, Result<Purged, Fault>>;
     /// Begins to read everything that is stored, unless that is under way; says how far it has come.
     fn begin_verify(&self) -> Verify;
     /// How far that has come, if it ever began.
@@ -92,6 +94,7 @@ pub async fn answer(operations: &dyn Operations, method: &Method, path: &str, re
         "/-/metrics" if reads => text(StatusCode::OK, "text/plain; version=0.0.4", operations.metrics()),
         "/-/health" if reads => health(&operations.health()),
         "/-/api/lookup" if reads && trusted => json_result(operations.lookup(decoded(query)).await),
+        "/-/api/store-ids" if reads => json(&operations.store_ids(query.split('&').map(decoded).collect())),
         "/-/api/purge" if method == Method::POST && trusted => {
             let (url, prefix) = query.strip_prefix("prefix=").map_or((query, false), |rest| (rest, true));
             json_result(operations.purge(decoded(url), prefix).await)
@@ -114,8 +117,10 @@ pub async fn answer(operations: &dyn Operations, method: &Method, path: &str, re
             Some(drain) => json(&drain),
             None => text(StatusCode::NOT_FOUND, "text/plain", "the node is not leaving\n"),
         },
-        "/" | "/-" | "/-/" | "/-/clients" | "/-/api/status" | "/-/api/history" | "/-/api/health" | "/-/metrics"
-        | "/-/health" => text(StatusCode::METHOD_NOT_ALLOWED, "text/plain", "these pages can only be read\n"),
+        "/" | "/-" | "/-/" | "/-/clients" | "/-/api/status" | "/-/api/store-ids" | "/-/api/history"
+        | "/-/api/health" | "/-/metrics" | "/-/health" => {
+            text(StatusCode::METHOD_NOT_ALLOWED, "text/plain", "these pages can only be read\n")
+        }
         _ => text(StatusCode::NOT_FOUND, "text/plain", "there is no such page; see /-/\n"),
     }
 }
@@ -269,9 +274,13 @@ mod tests {
         fn lookup(&self, url: String) -> BoxFuture<'_, Result<Lookup, Fault>> {
             Box::pin(async move { Err(Fault::bad_request(url)) })
         }
-        fn purge(&self, url: String, prefix: bool) -> BoxFuture<'_, Result<u64, Fault>> {
+        fn store_ids(&self, urls: Vec<String>) -> Vec<Option<String>> {
+            urls.into_iter().map(|url| url.strip_prefix('+').map(ToOwned::to_owned)).collect()
+        }
+        fn purge(&self, url: String, prefix: bool) -> BoxFuture<'_, Result<Purged, Fault>> {
             self.changes.fetch_add(1, Ordering::Relaxed);
-            Box::pin(async move { Ok(url.len() as u64 + u64::from(prefix)) })
+            let forgotten = url.len() as u64 + u64::from(prefix);
+            Box::pin(async move { Ok(Purged { forgotten, here: 1, nodes: 2, unanswered: vec!["lab3".into()] }) })
         }
         fn begin_verify(&self) -> Verify {
             self.changes.fetch_add(1, Ordering::Relaxed);
@@ -352,8 +361,9 @@ mod tests {
     async fn the_control_socket_can_change() {
         let node = Fake::default();
         assert_eq!(asked(&node, "GET", "/-/api/verify", true).await.0, 404, "nobody has begun it");
-        assert_eq!(asked(&node, "POST", "/-/api/purge?a%3Fb", true).await, (200, "3".into()));
-        assert_eq!(asked(&node, "POST", "/-/api/purge?prefix=ab", true).await, (200, "3".into()));
+        let purged = r#"{"forgotten":3,"here":1,"nodes":2,"unanswered":["lab3"]}"#;
+        assert_eq!(asked(&node, "POST", "/-/api/purge?a%3Fb", true).await, (200, purged.into()));
+        assert_eq!(asked(&node, "POST", "/-/api/purge?prefix=ab", true).await, (200, purged.into()));
         assert!(asked(&node, "POST", "/-/api/verify", true).await.1.contains("\"objects\":3"));
         assert!(asked(&node, "GET", "/-/api/verify", true).await.1.contains("\"objects\":4"));
         assert_eq!(asked(&node, "GET", "/-/api/drain", true).await.0, 404, "it is not leaving");
@@ -363,6 +373,8 @@ mod tests {
         assert!(asked(&node, "POST", "/-/api/import?%2Fa%20b", true).await.1.contains("/a b"));
         assert_eq!(node.changes.load(Ordering::Relaxed), 7);
         assert_eq!(asked(&node, "GET", "/-/api/purge?x", true).await.0, 404, "reading changes nothing");
+        let ids = asked(&node, "GET", "/-/api/store-ids?%2Ba%26b&c&", false).await;
+        assert_eq!(ids, (200, "[\"a&b\",null,null]".into()));
         let (status, body) = asked(&node, "GET", "/-/api/lookup?x%26y", true).await;
         assert_eq!((status, body.as_str()), (400, "bad request: x&y\n"));
     }

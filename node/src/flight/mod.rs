@@ -292,6 +292,14 @@ impl Flights {
         self.0.in_progress().values().map(|flight| flight.status(now)).collect()
     }
 
+    /// Until all that is in the air now has landed, or failed.
+    pub async fn all_landed(&self) {
+        let flights: Vec<_> = self.0.in_progress().values().cloned().collect();
+        for flight in &flights {
+            flight.landed().await;
+        }
+    }
+
     /// Ends all flights: what has arrived is kept and taken up again later (R8g).
     pub async fn suspend_all(&self) {
         self.0.stopping.send_replace(true);

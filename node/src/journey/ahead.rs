@@ -185,6 +185,15 @@ impl Journey {
     fn ahead(&self, url: &Url, classified: Classified, age: Duration, pace: &Arc<Pace>) -> Question {
         let Named { key: url, sources } = self.0.options.repos.resolve(url);
         let ahead = Some(Ahead { age, pace: pace.clone() });
-        Question { key: classified.key(&url), url, sources, classified, cached: None, insist: false, ahead }
+        Question {
+            key: classified.key(&url),
+            url,
+            sources,
+            classified,
+            cached: None,
+            insist: false,
+            hops: http::HeaderMap::new(),
+            ahead,
+        }
     }
 }

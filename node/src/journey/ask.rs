@@ -7,11 +7,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use http::header::{ACCEPT, ACCEPT_ENCODING, CACHE_CONTROL, CONTENT_LENGTH, ETAG, IF_RANGE, RANGE, USER_AGENT, VIA};
+use http::header::{ACCEPT, ACCEPT_ENCODING, CACHE_CONTROL, CONTENT_LENGTH, ETAG, IF_RANGE, RANGE, USER_AGENT};
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use tokio::sync::watch;
 
 use super::freshness::{self, Version};
+use super::hops;
 use super::rfc9111::validates;
 use super::site::Permission;
 use super::{Asked, Journey};
@@ -43,6 +44,8 @@ pub(super) struct Question {
     pub(super) insist: bool,
     /// Nobody waits for it.
     pub(super) ahead: Option<Ahead>,
+    /// Which sites the request that raised it has passed through: upstream is told, for one of them may be behind it, too.
+    pub(super) hops: HeaderMap,
 }
 
 /// How something is asked for that nobody waits for yet.
@@ -64,6 +67,7 @@ impl Question {
             cached: None,
             insist: false,
             ahead: None,
+            hops: hops::sites_of(&asked.fields),
         }
     }
 }
@@ -237,7 +241,7 @@ impl Journey {
         }
         // What the repository's metadata still names stays (R6c).
         if gone && question.cached.is_some() && !self.is_named(&question.url) {
-            let _ = self.0.store.remove(question.key).await;
+            self.is_gone(question).await;
         }
         match (survey.refusal, survey.page, survey.unreachable.or(survey.other)) {
             (Some(answer), _, None) => Resolution::Small(Arc::new(answer)),
@@ -362,10 +366,11 @@ impl Journey {
         self.0.upstreams.fetch(request).await
     }
 
-    /// The fields of a request of ours: nothing of the client's for what is ours (FAULTS.md 5).
+    /// The fields of a request of ours: nothing of the client's for what is ours (FAULTS.md 5), but which sites it came by.
     pub(super) fn request_fields(&self, question: &Question) -> HeaderMap {
         let mut fields = own_fields();
-        fields.insert(VIA, self.0.via.clone());
+        fields.extend(question.hops.clone());
+        self.0.hops.sign(&mut fields);
         if question.insist {
             fields.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
         } else if question.classified.class == Class::MutableMetadata {

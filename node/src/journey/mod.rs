@@ -7,8 +7,11 @@ mod ahead;
 mod ask;
 pub mod cache_control;
 pub mod conditional;
+mod forget;
 pub mod freshness;
 mod handed;
+mod head;
+mod hops;
 mod pass;
 mod promises;
 pub mod range;
@@ -26,7 +29,7 @@ pub mod target;
 use std::net::SocketAddr;
 use std::sync::{Arc, PoisonError};
 
-use http::header::{AUTHORIZATION, COOKIE, RANGE, VIA};
+use http::header::{AUTHORIZATION, COOKIE, RANGE};
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
 
 pub use reply::{Content, Reply, Stored};
@@ -50,6 +53,7 @@ use crate::upstream::{OutBody, Upstreams};
 use ask::{Question, Questions, Resolution};
 use freshness::{Decision, Demand, Known};
 use handed::Handed;
+use hops::Hops;
 use shared::Fills;
 use shortcut::Shortcuts;
 use switch::Switches;
@@ -98,7 +102,7 @@ pub struct Journey(Arc<Parts>);
 
 struct Parts {
     options: Options,
-    via: HeaderValue,
+    hops: Hops,
     store: Store,
     flights: Flights,
     upstreams: Upstreams,
@@ -129,15 +133,14 @@ impl Journey {
         ledger: Arc<Ledger>,
         clock: Clock,
     ) -> Result<Self, Fault> {
-        let via = HeaderValue::try_from(format!("1.1 {} (imirror)", options.name))
-            .map_err(|_| Fault::internal("the name of this node cannot stand in a header field"))?;
+        let hops = Hops::new(&options.name, &site.id().to_string())?;
         let (questions, fills, shortcuts) = (Questions::default(), Fills::default(), Shortcuts::default());
         let copies = Arc::new(Limiter::new(options.copy_rate));
         store.set_aside(options.generations.bytes());
         let (handed, switches) = (Handed::default(), Switches::default());
         Ok(Self(Arc::new(Parts {
             options,
-            via,
+            hops,
             store,
             flights,
             upstreams,
@@ -170,8 +173,8 @@ impl Journey {
     /// The answer to a request, with its body if it has one.
     pub async fn answer(&self, asked: Asked, body: Option<OutBody>) -> Reply {
         let what = asked.url.clone();
-        if self.is_loop(&asked.fields) {
-            return self.refuse(&Fault::new(Cause::ForwardingLoop), &what);
+        if let Err(fault) = self.check_hops(&asked.fields) {
+            return self.refuse(&fault, &what);
         }
         let classified = classify(&asked.key);
         // What carries credentials by-passes store and peers (FAULTS.md 5).
@@ -211,14 +214,19 @@ impl Journey {
         Reply::fault(fault, what.as_str(), &self.0.options.name)
     }
 
-    /// Has the request passed through this node before, or through more proxies than anyone has?
-    fn is_loop(&self, fields: &HeaderMap) -> bool {
-        let hops = fields.get_all(VIA).iter().filter_map(|v| v.to_str().ok()).flat_map(|v| v.split(','));
-        let mine = |hop: &str| {
-            let mut words = hop.split_whitespace().skip(1);
-            words.next() == Some(&self.0.options.name) && words.next() == Some("(imirror)")
-        };
-        hops.enumerate().any(|(before, hop)| before >= 32 || mine(hop))
+    /// Refuses what goes in a circle.
+    ///
+    /// # Errors
+    /// `ForwardingLoop`.
+    pub fn check_hops(&self, fields: &HeaderMap) -> Result<(), Fault> {
+        self.0.hops.check(fields, |name| self.0.site.has_other_named(name))
+    }
+
+    /// What a request for a tunnel says to the next proxy, if there is one: whom it has passed through.
+    pub fn hops_of(&self, fields: &HeaderMap) -> HeaderMap {
+        let mut hops = hops::of(fields);
+        self.0.hops.sign(&mut hops);
+        hops
     }
 
     /// A GET or HEAD of what is ours: the decision tree.
@@ -257,14 +265,12 @@ impl Journey {
                 let (entry, blob) = cached.ok_or_else(|| Fault::internal("nothing to serve"))?;
                 Ok(self.stored_reply(asked, entry, blob, Outcome::Hit))
             }
-            Decision::NotCached => Ok(self.not_cached(asked)),
+            Decision::NotCached => self.only_from_site(asked, &classified, flight).await,
             Decision::Fetch | Decision::Revalidate => match flight {
                 Some(flight) if asked.method == Method::GET => {
                     Ok(self.flying_reply(asked, &flight, Outcome::Collapsed))
                 }
-                _ if asked.method == Method::HEAD && cached.is_none() && self.0.site.plan(&key).sources.is_empty() => {
-                    self.pass_own(asked, &classified).await
-                }
+                _ if asked.method == Method::HEAD && cached.is_none() => self.head(asked, &classified, demand).await,
                 _ => self.ask_and_reply(asked, classified, cached, demand).await,
             },
         }
@@ -368,6 +374,7 @@ impl Journey {
             cached: None,
             insist: false,
             ahead: None,
+            hops: HeaderMap::new(),
         };
         if let Some(flight) = self.0.flights.join(&entry.key) {
             return Ok(flight);
@@ -388,9 +395,15 @@ impl Journey {
     fn cache_status_with(&self, flight: &Flight, outcome: Outcome) -> HeaderValue {
         let own = self.cache_status(outcome);
         let Some(peer) = flight.peer().map(|peer| self.0.site.name_of(peer)) else { return own };
-        let theirs = if flight.is_whole_at_peer() { "hit" } else { "fwd=uri-miss; collapsed" };
+        let stored = outcome == Outcome::PeerHit && flight.is_kept();
+        self.cache_status_after(&peer, flight.is_whole_at_peer(), outcome, stored)
+    }
+
+    fn cache_status_after(&self, peer: &str, has_all: bool, outcome: Outcome, stored: bool) -> HeaderValue {
+        let own = self.cache_status(outcome);
         let own = own.to_str().unwrap_or_default();
-        let stored = if outcome == Outcome::PeerHit && flight.is_kept() { "; stored" } else { "" };
+        let theirs = if has_all { "hit" } else { "fwd=uri-miss; collapsed" };
+        let stored = if stored { "; stored" } else { "" };
         HeaderValue::try_from(format!("{peer}; {theirs}, {own}{stored}"))
             .unwrap_or_else(|_| HeaderValue::from_static("imirror"))
     }

@@ -24,7 +24,7 @@ impl Journey {
         fields.remove("x-http-method-override");
         fields.remove(EXPECT);
         fields.remove(HOST);
-        append_via(&mut fields, &self.0.via);
+        self.0.hops.sign(&mut fields);
         let patience = Patience { stall: Duration::from_secs(60), ..patience(false) };
         let request = Request { method: asked.method, url: asked.url, fields, body, patience };
         Ok(self.passed_reply(self.0.upstreams.send(request).await?))
@@ -58,7 +58,7 @@ impl Journey {
 
     pub(super) fn passed_reply(&self, answer: Answer) -> Reply {
         let mut fields = answer.fields;
-        append_via(&mut fields, &self.0.via);
+        append_via(&mut fields, &self.0.hops.via);
         fields.append(CACHE_STATUS, self.cache_status(Outcome::Pass));
         let from = Some(answer.via.to_string());
         Reply {
@@ -72,7 +72,7 @@ impl Journey {
 
     pub(super) fn small_reply(&self, asked: &Asked, answer: &SmallAnswer) -> Reply {
         let mut fields: HeaderMap = answer.fields.clone();
-        append_via(&mut fields, &self.0.via);
+        append_via(&mut fields, &self.0.hops.via);
         fields.append(CACHE_STATUS, self.cache_status(Outcome::Miss));
         set_length(&mut fields, Some(answer.body.len() as u64));
         let body = if asked.method == Method::HEAD { Bytes::new() } else { answer.body.clone() };

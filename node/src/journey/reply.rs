@@ -87,16 +87,9 @@ pub(super) fn content_fields(head: &Head, via: &HeaderValue, age: Option<u64>, c
 
 /// Adds this node to `Via`.
 pub(super) fn append_via(fields: &mut HeaderMap, via: &HeaderValue) {
-    match fields.get(VIA).and_then(|v| v.to_str().ok()) {
-        None => {
-            fields.insert(VIA, via.clone());
-        }
-        Some(others) => {
-            let all = format!("{others}, {}", via.to_str().unwrap_or_default());
-            if let Ok(value) = HeaderValue::try_from(all) {
-                fields.insert(VIA, value);
-            }
-        }
+    let others = fields.get_all(VIA).iter().chain([via]).filter_map(|value| value.to_str().ok());
+    if let Ok(all) = HeaderValue::try_from(others.collect::<Vec<_>>().join(", ")) {
+        fields.insert(VIA, all);
     }
 }
 

@@ -9,8 +9,9 @@ use super::conditional::{self, Condition};
 use super::reply::{content_fields, content_range, set_length};
 use super::{Asked, Content, Journey, Reply, Segments, Stored, range, rfc9111};
 use crate::classify::Class;
+use crate::cluster::source::Told;
 use crate::flight::Flight;
-use crate::ledger::Outcome;
+use crate::ledger::{Hierarchy, Outcome};
 use crate::store::{Blob, Entry, Head};
 
 /// What of a content is sent, and under which head.
@@ -37,7 +38,7 @@ impl Journey {
             _ => now.since(entry.confirmed_at()),
         };
         let age = age.as_secs();
-        let fields = content_fields(&entry.head, &self.0.via, Some(age), self.cache_status(outcome));
+        let fields = content_fields(&entry.head, &self.0.hops.via, Some(age), self.cache_status(outcome));
         let selected = select(asked, &entry.head, Some(entry.size), fields);
         selected.into_reply(outcome, None, |segments| Content::Stored(Stored { entry, blob }, segments))
     }
@@ -49,10 +50,21 @@ impl Journey {
             .fields
             .contains_key(AGE)
             .then(|| rfc9111::current_age(&head.fields, flight.started(), self.0.clock.now()).as_secs());
-        let fields = content_fields(head, &self.0.via, age, self.cache_status_with(flight, outcome));
+        let fields = content_fields(head, &self.0.hops.via, age, self.cache_status_with(flight, outcome));
         let selected = select(asked, head, flight.total(), fields);
         let reader = Box::new(flight.reader());
         selected.into_reply(outcome, Some(flight.source()), |segments| Content::Flying(reader, segments))
+    }
+}
+
+impl Journey {
+    /// The answer to a HEAD by what a peer has told.
+    pub(super) fn told_reply(&self, asked: &Asked, peer: &str, told: &Told, outcome: Outcome) -> Reply {
+        let head = &told.described.head;
+        let cache_status = self.cache_status_after(peer, told.object.is_some(), outcome, false);
+        let fields = content_fields(head, &self.0.hops.via, Some(told.confirmed_age.as_secs()), cache_status);
+        let from = Hierarchy::Sibling(peer).to_string();
+        select(asked, head, told.total, fields).into_reply(outcome, Some(from), |_| Content::Empty)
     }
 }
 

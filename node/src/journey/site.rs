@@ -8,15 +8,17 @@ use http::header::{ETAG, LAST_MODIFIED};
 use http::{HeaderMap, HeaderName};
 use imirror_protocol::{NodeId, Version};
 
-use super::Journey;
 use super::ask::{Question, Resolution};
 use super::freshness::{Decision, Demand};
-use crate::classify::{Class, KeyHash, classify};
+use super::{Asked, Journey, Reply};
+use crate::classify::{Class, Classified, KeyHash, Url, classify};
 use crate::cluster::site::{Asking, Claimed, Confirmation, Grant};
 use crate::cluster::source::{PeerSource, Told};
 use crate::cluster::transfer::Known;
 use crate::config::Window;
+use crate::fault::Fault;
 use crate::flight::{self, Departure, Expectation, Flight};
+use crate::ledger::Outcome;
 use crate::repos::{Named, root};
 use crate::store::Plan;
 
@@ -24,7 +26,7 @@ use crate::store::Plan;
 const FOLLOWED_MAX: usize = 4;
 
 /// For the first words of a peer that the site has named; while it waits itself it says so.
-const FIRST_BYTE: Duration = Duration::from_millis(500);
+pub(super) const FIRST_BYTE: Duration = Duration::from_millis(500);
 
 /// What this node is to do for all.
 #[derive(Default)]
@@ -142,6 +144,63 @@ impl Journey {
         }
     }
 
+    /// The answer to a client that wants nothing fetched from upstream: what is on its way here, or what a peer has or is getting.
+    pub(super) async fn only_from_site(
+        &self,
+        asked: &Asked,
+        classified: &Classified,
+        flight: Option<Arc<Flight>>,
+    ) -> Result<Reply, Fault> {
+        let question = Question::about(asked, classified);
+        let flight = match flight {
+            Some(flight) => Some((flight, Outcome::Collapsed)),
+            None => self.peers_have(&question).await.map(|flight| (flight, Outcome::PeerHit)),
+        };
+        Ok(match flight {
+            Some((flight, outcome)) => self.flying_reply(asked, &flight, outcome),
+            None => self.not_cached(asked),
+        })
+    }
+
+    /// A download from a peer that has it, or is getting it, already.
+    async fn peers_have(&self, question: &Question) -> Option<Arc<Flight>> {
+        // What has to be signed comes from nobody who has not been asked for the signature.
+        if self.keyring(&question.url).is_some() {
+            return None;
+        }
+        for name in question.names() {
+            let plan = self.0.site.plan(&name);
+            for source in &plan.sources {
+                let got = self.fetch_from(question, &name, source.peer, plan.keep, source.hedge_after).await;
+                // Somebody else may have been quicker.
+                if let Some(flight) = got.or_else(|| self.0.flights.join(&question.key)) {
+                    return Some(flight);
+                }
+            }
+        }
+        None
+    }
+
+    /// Could a request for this be answered without upstream: from the store, a download in progress, or a peer that says that it has
+    /// it? Peers are not asked: what they have is known but for one of some thousands.
+    pub async fn has(&self, key: &Url) -> bool {
+        let classified = classify(key);
+        if !classified.class.is_ours() {
+            return self.has_shared(key).await;
+        }
+        let classified = self.promised(key, classified, None).await;
+        if let Some(entry) = self.found(key, &classified).await
+            && self.is_trusted(key, &entry).await
+        {
+            return true;
+        }
+        let (by_content, by_url) = (classified.key(key), key.key_hash());
+        let keys = [by_content, by_url];
+        let may_come_from_peers = self.keyring(key).is_none();
+        keys.iter().any(|key| self.0.flights.has(key))
+            || may_come_from_peers && keys.iter().any(|key| !self.0.site.plan(key).sources.is_empty())
+    }
+
     /// Reads what a key names from a peer into the store; says whether it is there now. Upstream is not asked.
     pub async fn copy(&self, key: KeyHash, from: NodeId) -> bool {
         if self.0.store.lookup(key).await.is_ok_and(|entry| entry.is_some()) {
@@ -153,9 +212,21 @@ impl Journey {
         };
         source.limit(self.0.copies.clone());
         let url = told.described.url.clone();
+        if self.is_forgotten(&url, key, &url, told.confirmed_age) {
+            return false;
+        }
         let Named { sources, .. } = self.0.options.repos.resolve(&url);
         let classified = classify(&url);
-        let question = Question { key, sources, cached: None, insist: false, ahead: None, classified, url };
+        let question = Question {
+            key,
+            sources,
+            cached: None,
+            insist: false,
+            hops: HeaderMap::new(),
+            ahead: None,
+            classified,
+            url,
+        };
         match self.depart(&question, source, told, true, true).await {
             Some(flight) => {
                 flight.landed().await;
@@ -165,8 +236,7 @@ impl Journey {
         }
     }
 
-    /// A download from a peer, if it has what is asked for, under this name, or is getting it. What it has by its URL is the same
-    /// only if the peer has checked it against the same digest.
+    /// A download from a peer, if it has what is asked for, under this name, or is getting it.
     async fn fetch_from(
         &self,
         question: &Question,
@@ -176,7 +246,7 @@ impl Journey {
         patience: Duration,
     ) -> Option<Arc<Flight>> {
         let (source, told) = self.0.site.get(peer, name, Known::Nothing, 0..u64::MAX, patience.max(FIRST_BYTE)).await?;
-        if *name != question.key && told.described.digest != question.classified.digest {
+        if !self.will_do(question, name, &told) {
             return None;
         }
         self.depart(question, source, told, keep, false).await

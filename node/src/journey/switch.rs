@@ -150,8 +150,16 @@ impl Journey {
         }
         let key = classified.key(&url);
         let classified_part = classified.clone();
-        let question =
-            Question { key, url, sources, classified: classified_part, cached: None, insist: false, ahead: None };
+        let question = Question {
+            key,
+            url,
+            sources,
+            classified: classified_part,
+            cached: None,
+            insist: false,
+            hops: http::HeaderMap::new(),
+            ahead: None,
+        };
         if let Resolution::Flight(flight) = self.ask(question).await.0 {
             flight.landed().await;
         }

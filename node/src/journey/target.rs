@@ -1,6 +1,8 @@
 //! What a request line names, by all the ways in which a client can say it (DESIGN.md section 1).
 
-use http::header::HOST;
+use std::net::{IpAddr, SocketAddr};
+
+use http::header::{HOST, VIA};
 use http::uri::Uri;
 use http::{HeaderMap, Method};
 
@@ -23,13 +25,15 @@ pub enum Target {
 }
 
 /// Reads the request line and `Host`. `is_repo` tells the names of configured repositories, `is_own_name` whether a host
-/// is a name of this node (addresses always are): a page of the node's is never given to a foreign name (DNS rebinding).
+/// is a name of this node (addresses always are): a page of the node's is never given to a foreign name (DNS rebinding). `local` is where the
+/// request has reached this node.
 pub fn parse_target(
     method: &Method,
     uri: &Uri,
     fields: &HeaderMap,
     is_repo: impl Fn(&str) -> bool,
     is_own_name: impl Fn(&str) -> bool,
+    local: Option<SocketAddr>,
 ) -> Result<Target, Fault> {
     let mut hosts = fields.get_all(HOST).iter();
     let host = hosts.next();
@@ -75,6 +79,11 @@ pub fn parse_target(
     }
     if first.contains(['.', ':']) {
         return url(false, first, tail);
+    }
+    // A proxy that takes this node for the server itself: so does a Squid with connections to its parents that are left from before it
+    // has read its configuration anew.
+    if let Some(host) = host.filter(|host| fields.contains_key(VIA) && !is_here(host, &is_own_name, local)) {
+        return url(false, host, path);
     }
     Err(Fault::bad_request(format!(
         "/{first} is neither a configured repository nor a host name; ask for /HOST/PATH, /HTTPS///HOST/PATH or a [repos.NAME]"
@@ -131,8 +140,17 @@ fn tunnel(uri: &Uri) -> Result<Target, Fault> {
 
 fn is_own_host(host: &str, is_own_name: impl Fn(&str) -> bool) -> bool {
     match Url::from_parts(false, host, "/") {
-        Ok(url) => url.host().parse::<std::net::IpAddr>().is_ok() || is_own_name(url.host()),
+        Ok(url) => url.host().parse::<IpAddr>().is_ok() || is_own_name(url.host()),
         Err(_) => false,
+    }
+}
+
+/// Is it this node at which this host and port lead?
+fn is_here(host: &str, is_own_name: impl Fn(&str) -> bool, local: Option<SocketAddr>) -> bool {
+    let Ok(url) = Url::from_parts(false, host, "/") else { return true };
+    match url.host().parse::<IpAddr>() {
+        Ok(ip) => local.is_none_or(|local| local.ip().to_canonical() == ip && local.port() == url.port()),
+        Err(_) => is_own_name(url.host()),
     }
 }
 
@@ -148,8 +166,28 @@ mod tests {
         }
         let method: Method = method.parse().unwrap();
         let uri: Uri = uri.parse().map_err(|e| format!("uri: {e}"))?;
-        parse_target(&method, &uri, &fields, |n| n == "fedora", |n| n == "lab1" || n == "localhost")
+        let local = "192.0.2.1:3142".parse().ok();
+        parse_target(&method, &uri, &fields, |n| n == "fedora", |n| n == "lab1" || n == "localhost", local)
             .map_err(|f| f.to_string())
+    }
+
+    #[test]
+    fn a_proxy_that_takes_the_node_for_the_server() {
+        let by_proxy = |host: &'static str, path: &'static str| {
+            let fields = [(HOST, HeaderValue::from_static(host)), (VIA, HeaderValue::from_static("1.1 squid"))];
+            let (fields, local) = (fields.into_iter().collect(), "192.0.2.1:3142".parse().ok());
+            parse_target(&Method::GET, &Uri::from_static(path), &fields, |n| n == "fedora", |n| n == "lab1", local).ok()
+        };
+        let resource = |url: &str| Some(Target::Resource(Url::parse(url).unwrap()));
+        assert_eq!(by_proxy("example.org", "/pool/a.deb?x"), resource("http://example.org/pool/a.deb?x"));
+        assert_eq!(by_proxy("192.0.2.1:80", "/pool/a.deb"), resource("http://192.0.2.1/pool/a.deb"));
+        assert_eq!(by_proxy("192.0.2.9:3142", "/pool/a.deb"), resource("http://192.0.2.9:3142/pool/a.deb"));
+        for own in ["lab1:3142", "192.0.2.1:3142"] {
+            assert_eq!(by_proxy(own, "/pool/a.deb"), None, "{own}");
+        }
+        // What it can be anyhow it is.
+        assert_eq!(by_proxy("example.org", "/example.net/a.deb"), resource("http://example.net/a.deb"));
+        assert!(matches!(by_proxy("example.org", "/fedora/a"), Some(Target::Repo { .. })));
     }
 
     #[test]

@@ -40,7 +40,7 @@ fn squid(r: &Record<'_>, out: &mut String) -> fmt::Result {
         r.status,
         r.bytes,
         Word(r.method, TEXT_MAX),
-        Word(without_user_info(r.url), URL_MAX),
+        Word(without_secrets(r.url), URL_MAX),
         Word(r.from.unwrap_or("HIER_NONE/-"), TEXT_MAX),
         Word(media_type(r.content_type), TEXT_MAX),
     )
@@ -54,10 +54,10 @@ fn combined(r: &Record<'_>, out: &mut String) -> fmt::Result {
         out,
         "] \"{} {} HTTP/1.1\" {:03} {} \"{}\" \"{}\"",
         Word(r.method, TEXT_MAX),
-        Word(without_user_info(r.url), URL_MAX),
+        Word(without_secrets(r.url), URL_MAX),
         r.status,
         r.bytes,
-        Quoted(r.referer.map_or("-", without_user_info), TEXT_MAX),
+        Quoted(r.referer.map_or("-", without_secrets), TEXT_MAX),
         Quoted(r.user_agent.unwrap_or("-"), TEXT_MAX),
     )
 }
@@ -69,13 +69,13 @@ fn json(r: &Record<'_>, out: &mut String) -> fmt::Result {
     write!(out, "\",\"ms\":{},\"client\":\"{}\"", r.elapsed.as_millis(), r.client.to_canonical())?;
     let texts = [
         ("method", Some(r.method), TEXT_MAX),
-        ("url", Some(without_user_info(r.url)), URL_MAX),
+        ("url", Some(without_secrets(r.url)), URL_MAX),
         ("outcome", Some(r.outcome.word()), TEXT_MAX),
         ("class", Some(r.subject.word()), TEXT_MAX),
         ("from", r.from, TEXT_MAX),
         ("type", r.content_type, TEXT_MAX),
         ("user_agent", r.user_agent, TEXT_MAX),
-        ("referer", r.referer.map(without_user_info), TEXT_MAX),
+        ("referer", r.referer.map(without_secrets), TEXT_MAX),
         ("fault", r.fault, TEXT_MAX),
     ];
     for (name, text, max) in texts {
@@ -157,8 +157,10 @@ fn bounded(text: &str, max: usize) -> (&str, &'static str) {
     }
 }
 
-/// `http://user:password@host/` without what stands before the `@`.
-fn without_user_info(url: &str) -> &str {
+/// `http://user:password@host/path?query` without what stands before the `@`, and with nothing behind the `?`, where people put
+/// keys and sessions; Squid does the same (`strip_query_terms`).
+fn without_secrets(url: &str) -> &str {
+    let url = url.find('?').map_or(url, |at| &url[..=at]);
     let start = url.find("://").map_or(0, |at| at + 3);
     let authority_end = url[start..].find(['/', '?', '#']).map_or(url.len(), |at| start + at);
     match url[start..authority_end].rfind('@') {
@@ -261,6 +263,19 @@ mod tests {
         insta::assert_snapshot!(formatted(config::AccessLog::Squid, &r), @r##"1793526185.007     42 192.0.2.7 TCP_MISS/200 1234567 GET example.org/a%20b%0A%22x%C3%A9 - HIER_DIRECT/198.51.100.1 application/vnd.debian.binary-package"##);
         insta::assert_snapshot!(formatted(config::AccessLog::Combined, &r), @r##"192.0.2.7 - - [01/Nov/2026:09:43:05 +0000] "GET example.org/a%20b%0A%22x%C3%A9 HTTP/1.1" 200 1234567 "example.org/" "a\x22b\x5Cc\x0D\x0AGET""##);
         insta::assert_snapshot!(formatted(config::AccessLog::Json, &r), @r##"{"time":"2026-11-01T09:43:05.007Z","ms":42,"client":"192.0.2.7","method":"GET","url":"example.org/a b\u000a\"x\u00e9","outcome":"miss","class":"package","from":"HIER_DIRECT/198.51.100.1","type":"application/vnd.debian.binary-package","user_agent":"a\"b\\c\u000d\u000aGET","referer":"example.org/","fault":"refused","status":200,"bytes":1234567,"aborted":false}"##);
+    }
+
+    #[test]
+    fn what_a_query_says_is_nobodys_business() {
+        let mut r = record();
+        (r.url, r.referer) = ("http://example.org/a?key=secret&e=a@b", Some("http://example.org/?secret"));
+        for form in [config::AccessLog::Squid, config::AccessLog::Combined, config::AccessLog::Json] {
+            let line = formatted(form, &r);
+            assert!(
+                line.contains("http://example.org/a?") && !line.contains("secret") && !line.contains("a@b"),
+                "{line}"
+            );
+        }
     }
 
     #[test]

@@ -2,10 +2,10 @@
 
 use std::fmt::{Display, Write};
 
-use super::Ledger;
 use super::counters::Amount;
 use super::outcome::{Outcome, Subject};
 use super::status::{Health, Status};
+use super::{Ledger, locked};
 use crate::os::process;
 
 /// What is counted between the nodes of the site, since the start.
@@ -106,6 +106,14 @@ fn requests(page: &mut Page, ledger: &Ledger) {
     for (label, count) in ledger.faults().iter() {
         page.sample(&[("cause", label)], count);
     }
+    page.family("imirror_icp_answers_total", "counter", "Questions of ICP by their answer.");
+    for (word, count) in locked(&ledger.icp_answers).iter() {
+        page.sample(&[("answer", word)], count);
+    }
+    page.family("imirror_icp_refused_total", "counter", "Datagrams that were no questions of ICP, by what is wrong.");
+    for (word, count) in locked(&ledger.icp_refused).iter() {
+        page.sample(&[("reason", word)], count);
+    }
 }
 
 fn bytes(page: &mut Page, ledger: &Ledger) {
@@ -197,6 +205,8 @@ mod tests {
         let ledger = Ledger::new(None);
         ledger.sent(Subject::Package, Origin::Memory, 7);
         ledger.received_from_upstream(9);
+        ledger.icp_answered("hit");
+        ledger.icp_refused("malformed");
         ledger.failed(crate::os::clock::Timestamp(0), "/x", &crate::fault::Fault::bad_request("x"));
         let mut status = Status::example();
         status.node.name = "a\"b".into();
@@ -219,6 +229,8 @@ mod tests {
             "imirror_source_bytes_total{source=\"memory\"} 7",
             "imirror_source_bytes_total{source=\"upstream\"} 9",
             "imirror_faults_total{cause=\"bad-request\"} 1",
+            "imirror_icp_answers_total{answer=\"hit\"} 1",
+            "imirror_icp_refused_total{reason=\"malformed\"} 1",
             "imirror_flights 1",
         ] {
             assert!(page.lines().any(|l| l == line), "{line} is not in\n{page}");

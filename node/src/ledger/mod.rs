@@ -12,7 +12,7 @@ mod trouble;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 pub use access_log::AccessLog;
@@ -66,6 +66,8 @@ pub enum Origin {
 pub struct Ledger {
     counters: Counters,
     faults: Mutex<BTreeMap<&'static str, u64>>,
+    icp_answers: Mutex<BTreeMap<&'static str, u64>>,
+    icp_refused: Mutex<BTreeMap<&'static str, u64>>,
     troubles: Troubles,
     access_log: Option<AccessLog>,
 }
@@ -136,6 +138,16 @@ impl Ledger {
         self.note(now, what, fault);
     }
 
+    /// A question of ICP was answered so.
+    pub fn icp_answered(&self, word: &'static str) {
+        *locked(&self.icp_answers).entry(word).or_default() += 1;
+    }
+
+    /// A datagram was no question of ICP.
+    pub fn icp_refused(&self, word: &'static str) {
+        *locked(&self.icp_refused).entry(word).or_default() += 1;
+    }
+
     /// For people: a fault of which the count comes with its record.
     pub fn note(&self, now: Timestamp, what: &str, fault: &Fault) {
         self.troubles.note(now, what, fault);
@@ -177,9 +189,13 @@ impl Ledger {
         self.access_log.as_ref()
     }
 
-    fn faults(&self) -> std::sync::MutexGuard<'_, BTreeMap<&'static str, u64>> {
-        self.faults.lock().unwrap_or_else(PoisonError::into_inner)
+    fn faults(&self) -> MutexGuard<'_, BTreeMap<&'static str, u64>> {
+        locked(&self.faults)
     }
+}
+
+fn locked<T>(counts: &Mutex<T>) -> MutexGuard<'_, T> {
+    counts.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

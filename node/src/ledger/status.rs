@@ -405,6 +405,19 @@ pub struct Verify {
     pub failed: bool,
 }
 
+/// What `imirror purge` has done.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Purged {
+    /// Objects forgotten, at all nodes together.
+    pub forgotten: u64,
+    /// Of those, at the node that was asked.
+    pub here: u64,
+    /// Nodes that had any, this one among them.
+    pub nodes: u64,
+    /// Names of nodes that have not answered in five seconds: they are told again when they are met again.
+    pub unanswered: Vec<String>,
+}
+
 /// How far `imirror drain` has come.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Drain {

@@ -30,6 +30,25 @@ pub fn listen_tcp(address: SocketAddr) -> io::Result<tokio::net::TcpListener> {
     }
 }
 
+/// The listener for TCP that the service manager has made for this process (sd_listen_fds(3)), if it has.
+///
+/// To be asked once, and while the process has one thread: it takes the variables that say so out of the environment.
+///
+/// # Errors
+/// What was handed over is something else, or more than one.
+pub fn inherited_tcp() -> io::Result<Option<std::net::TcpListener>> {
+    let mut handed = listenfd::ListenFd::from_env();
+    if handed.len() > 1 {
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            format!("{} sockets where one is of use", handed.len()),
+        ));
+    }
+    let Some(listener) = handed.take_tcp_listener(0)? else { return Ok(None) };
+    listener.set_nonblocking(true)?;
+    Ok(Some(listener))
+}
+
 fn no_ipv6(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::Unsupported | io::ErrorKind::AddrNotAvailable)
         || error.raw_os_error() == Some(rustix::io::Errno::AFNOSUPPORT.raw_os_error())

@@ -265,7 +265,9 @@ fn make_dir(path: &Path) -> Result<(), Fault> {
 
 fn cannot(what: &str, path: &Path, error: &io::Error) -> Fault {
     let advice = match error.kind() {
-        ErrorKind::ReadOnlyFilesystem => "the file system is read-only: mount it for writing",
+        ErrorKind::ReadOnlyFilesystem => {
+            "it is read-only: mount it for writing, or name it in ReadWritePaths= of the service's unit"
+        }
         ErrorKind::AlreadyExists | ErrorKind::NotADirectory => "there is something that is not a folder: move it away",
         ErrorKind::PermissionDenied => "give it to the user that runs imirror",
         _ => "mend it",

@@ -413,6 +413,26 @@ impl Store {
         .await
     }
 
+    /// Forgets those of these keys whose entries are meant, as [`Self::remove`] does; says how many were there.
+    pub async fn remove_where(
+        &self,
+        keys: Vec<KeyHash>,
+        is_meant: impl Fn(&Entry) -> bool + Send + 'static,
+    ) -> Result<u64, Fault> {
+        let store = self.clone();
+        blocking("remove", move || {
+            let mut removed = 0;
+            for key in keys {
+                if let Some(entry) = store.0.index.look_up(&key)?.filter(|entry| is_meant(entry)) {
+                    store.remove_entry(&entry);
+                    removed += 1;
+                }
+            }
+            Ok(removed)
+        })
+        .await
+    }
+
     /// Blocks on the disk when the index is not in memory.
     fn remove_entry(&self, entry: &Entry) {
         for key in [Some(entry.key), self.twin(entry)].into_iter().flatten() {
@@ -423,13 +443,17 @@ impl Store {
         }
     }
 
-    /// Forgets all keys that begin with `prefix`; says how many.
-    pub async fn remove_prefix(&self, prefix: String) -> Result<u64, Fault> {
+    /// Forgets all keys that begin with `prefix` and whose entries are meant; says how many.
+    pub async fn remove_prefix(
+        &self,
+        prefix: String,
+        is_meant: impl Fn(&Entry) -> bool + Send + 'static,
+    ) -> Result<u64, Fault> {
         let store = self.clone();
         blocking("purge", move || {
             let mut removed = 0;
             let mut remove = |entry: Arc<Entry>| {
-                if entry.url.as_str().starts_with(&prefix) {
+                if entry.url.as_str().starts_with(&prefix) && is_meant(&entry) {
                     store.remove_entry(&entry);
                     removed += 1;
                 }

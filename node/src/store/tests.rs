@@ -233,7 +233,7 @@ async fn many_changes_neither_pile_up_nor_wait_for_each_other() {
     store.wait_for_writer();
     assert!(store.0.index.pending_len() < PENDING_MAX);
     // Some are on disk by now, the others are not: all go.
-    assert_eq!(store.remove_prefix("http://example.org/many/".into()).await.unwrap(), MANY as u64);
+    assert_eq!(store.remove_prefix("http://example.org/many/".into(), |_| true).await.unwrap(), MANY as u64);
     assert!(store.0.index.pending_len() <= PENDING_MAX);
     while store.0.index.pending_len() > 0 {
         std::thread::yield_now();

@@ -4,6 +4,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use http::HeaderMap;
 use tokio::time::{Instant, timeout_at};
 
 use super::destination::{self, Own};
@@ -55,8 +56,14 @@ impl Connector {
         self.config.proxy.as_ref().filter(|_| !parent::bypasses(&self.config.no_proxy, host))
     }
 
-    /// A stream to the server of a URL. Through a parent, plain HTTP gets a stream to the parent itself.
-    pub(super) async fn connect(&self, url: &Url, patience: Duration) -> Result<(Stream, Hop), Fault> {
+    /// A stream to the server of a URL. Through a parent, plain HTTP gets a stream to the parent itself; of the request's `fields`
+    /// it is told which proxies are behind it.
+    pub(super) async fn connect(
+        &self,
+        url: &Url,
+        fields: &HeaderMap,
+        patience: Duration,
+    ) -> Result<(Stream, Hop), Fault> {
         let deadline = Deadline::after(patience);
         let (host, port) = (url.host(), url.port());
         let (stream, hop) = match self.parent(host) {
@@ -64,7 +71,7 @@ impl Connector {
                 self.judge_text(host, port)?;
                 (self.dial_parent(parent, deadline).await?, Hop::Parent(parent.host.clone()))
             }
-            _ => self.reach(host, port, deadline).await?,
+            _ => self.reach(host, port, fields, deadline).await?,
         };
         if !url.is_https() {
             return Ok((stream, hop));
@@ -76,19 +83,25 @@ impl Connector {
     }
 
     /// A stream for CONNECT: straight to the host, or through the parent.
-    pub(super) async fn tunnel(&self, host: &str, port: u16, patience: Duration) -> Result<(Stream, Hop), Fault> {
-        self.reach(host, port, Deadline::after(patience)).await
+    pub(super) async fn tunnel(
+        &self,
+        host: &str,
+        port: u16,
+        hops: &HeaderMap,
+        patience: Duration,
+    ) -> Result<(Stream, Hop), Fault> {
+        self.reach(host, port, hops, Deadline::after(patience)).await
     }
 
     /// Bytes to and from a host, whatever lies between.
-    async fn reach(&self, host: &str, port: u16, deadline: Deadline) -> Result<(Stream, Hop), Fault> {
+    async fn reach(&self, host: &str, port: u16, hops: &HeaderMap, deadline: Deadline) -> Result<(Stream, Hop), Fault> {
         let Some(parent) = self.parent(host) else {
             let (stream, address) = self.dial(host, port, deadline).await?;
             return Ok((stream, Hop::Direct(address)));
         };
         self.judge_text(host, port)?;
         let mut stream = self.dial_parent(parent, deadline).await?;
-        match timeout_at(deadline.at, parent::open_tunnel(parent, &mut stream, host, port)).await {
+        match timeout_at(deadline.at, parent::open_tunnel(parent, &mut stream, host, port, hops)).await {
             Ok(opened) => opened.map(|()| (stream, Hop::Parent(parent.host.clone()))),
             Err(_) => Err(parent::fault(parent, format!("no tunnel to {host} within {} ms", deadline.patience_ms()))),
         }
@@ -115,6 +128,9 @@ impl Connector {
         let dialled = async {
             let addresses = self.resolve(&parent.host, deadline).await?;
             let addresses: Vec<_> = addresses.into_iter().map(|ip| SocketAddr::new(ip, parent.port)).collect();
+            if addresses.iter().any(|address| self.is_own(*address)) {
+                return Err(parent::fault(parent, parent::ITSELF.into()));
+            }
             race(&parent.host, &addresses, deadline).await
         };
         dialled.await.map(|(stream, _)| stream).map_err(|fault| parent::unreached(parent, fault))
@@ -132,10 +148,17 @@ impl Connector {
 
     fn judge(&self, address: SocketAddr) -> Result<(), &'static str> {
         destination::judge(address.ip(), address.port(), &self.config.allow, &self.own)?;
-        match address.port() == self.own.port && !address.ip().is_loopback() && net::is_local(address.ip()) {
+        match !address.ip().is_loopback() && self.is_own(address) {
             true => Err(destination::ITSELF),
             false => Ok(()),
         }
+    }
+
+    /// Is it this node's own door?
+    fn is_own(&self, address: SocketAddr) -> bool {
+        let ip = address.ip().to_canonical();
+        let is_here = || self.own.addresses.contains(&ip) || net::is_local(ip);
+        address.port() == self.own.port && is_here()
     }
 
     fn judge_text(&self, host: &str, port: u16) -> Result<(), Fault> {

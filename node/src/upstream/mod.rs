@@ -183,12 +183,18 @@ impl Upstreams {
         }
     }
 
-    /// A stream for CONNECT: straight to the host, or through the parent.
+    /// A stream for CONNECT: straight to the host, or through the parent, which is told whom the request has passed through.
     ///
     /// # Errors
     /// Whatever keeps the connection from being made within `patience`.
-    pub async fn tunnel(&self, host: &str, port: u16, patience: Duration) -> Result<(Stream, Hop), Fault> {
-        self.0.connector.tunnel(host, port, patience).await
+    pub async fn tunnel(
+        &self,
+        host: &str,
+        port: u16,
+        hops: &HeaderMap,
+        patience: Duration,
+    ) -> Result<(Stream, Hop), Fault> {
+        self.0.connector.tunnel(host, port, hops, patience).await
     }
 
     /// Why this URL's host is remembered as unreachable or busy, if it is.
@@ -264,7 +270,7 @@ impl Upstreams {
         };
         let (response, connection) = match reused {
             Err(exchange::NoHead::Silence) => {
-                let (stream, hop) = self.0.connector.connect(&url, patience.connect).await?;
+                let (stream, hop) = self.0.connector.connect(&url, outgoing.headers(), patience.connect).await?;
                 let connection = exchange::open(stream, hop, &host, self.0.read_max.clamp(8192, READ_MAX)).await?;
                 exchange::exchange(connection, outgoing, body, &host, patience.head).await
             }

@@ -3,6 +3,7 @@
 
 use std::net::IpAddr;
 
+use http::HeaderMap;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 use crate::config::ParentProxy;
@@ -36,23 +37,32 @@ pub(super) fn unreached(parent: &ParentProxy, fault: Fault) -> Fault {
     Fault { cause, ..fault }
 }
 
-/// Asks the parent for a tunnel over a fresh stream to it; the caller bounds the time.
+/// Asks the parent for a tunnel over a fresh stream to it; the caller bounds the time. Of `fields` the parent is told those that say
+/// whom the request has passed through: tunnels can go in a circle like everything else.
 ///
 /// # Errors
 /// `Parent` with what it said.
-pub(super) async fn open_tunnel<S>(parent: &ParentProxy, stream: &mut S, host: &str, port: u16) -> Result<(), Fault>
+pub(super) async fn open_tunnel<S>(
+    parent: &ParentProxy,
+    stream: &mut S,
+    host: &str,
+    port: u16,
+    fields: &HeaderMap,
+) -> Result<(), Fault>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     let target = authority(host, port);
     let credentials = authorization(parent).map(|v| format!("Proxy-Authorization: {v}\r\n")).unwrap_or_default();
-    let request = format!("CONNECT {target} HTTP/1.1\r\nHost: {target}\r\n{credentials}\r\n");
+    let hops: String = ["Via", "CDN-Loop"].into_iter().map(|name| lines(fields, name)).collect();
+    let request = format!("CONNECT {target} HTTP/1.1\r\nHost: {target}\r\n{hops}{credentials}\r\n");
     let broken = |error: std::io::Error| fault(parent, format!("CONNECT {target}: {error}"));
     stream.write_all(request.as_bytes()).await.map_err(broken)?;
     let head = read_head(stream).await.map_err(broken)?;
     match status_of(&head) {
         Some(200..=299) => Ok(()),
         Some(407) => Err(fault(parent, format!("CONNECT {target}: {WANTS_CREDENTIALS}"))),
+        Some(508) => Err(fault(parent, format!("CONNECT {target}: the proxies lead in a circle (508)"))),
         Some(403) => Err(fault(parent, format!("CONNECT {target}: its rules forbid it (403)"))),
         Some(status) => Err(fault(parent, format!("CONNECT {target} was answered with {status}"))),
         None => Err(fault(parent, format!("CONNECT {target} was answered with what is not HTTP"))),
@@ -62,6 +72,15 @@ where
 /// What a 407 means.
 pub(super) const WANTS_CREDENTIALS: &str =
     "it wants (other) credentials (407): set `proxy = \"http://USER:PASSWORD@HOST:PORT\"`";
+
+/// Said where the parent is the node itself.
+pub(super) const ITSELF: &str = "it is this node itself: name the proxy that leads to the world, or none";
+
+/// All lines of a field, as they are sent.
+fn lines(fields: &HeaderMap, name: &str) -> String {
+    let values = fields.get_all(name).iter().filter_map(|value| value.to_str().ok());
+    values.map(|value| format!("{name}: {value}\r\n")).collect()
+}
 
 /// Byte by byte, so that nothing is read of what comes through the tunnel.
 async fn read_head(stream: &mut (impl AsyncRead + Unpin)) -> std::io::Result<Vec<u8>> {
@@ -154,7 +173,11 @@ mod tests {
             credentials: Some(config::Secret("u:p".into())),
         };
         far.write_all(answer).await.unwrap();
-        let outcome = open_tunnel(&parent, &mut near, "2001:db8::1", 443).await;
+        let mut hops = HeaderMap::new();
+        for (name, value) in [("via", "1.1 a"), ("cdn-loop", "b"), ("cookie", "secret"), ("via", "1.1 c")] {
+            hops.append(name, value.parse().unwrap());
+        }
+        let outcome = open_tunnel(&parent, &mut near, "2001:db8::1", 443, &hops).await;
         near.shutdown().await.unwrap();
         let mut asked = Vec::new();
         far.read_to_end(&mut asked).await.unwrap();
@@ -165,13 +188,14 @@ mod tests {
     async fn a_tunnel_is_asked_for_and_refusals_are_named() {
         let (outcome, asked) = tunnel_answered(b"HTTP/1.1 200 Connection established\r\nX: y\r\n\r\n").await;
         assert_eq!(outcome, Ok(()));
-        let expected =
-            "CONNECT [2001:db8::1]:443 HTTP/1.1\r\nHost: [2001:db8::1]:443\r\nProxy-Authorization: Basic dTpw\r\n\r\n";
+        let expected = "CONNECT [2001:db8::1]:443 HTTP/1.1\r\nHost: [2001:db8::1]:443\r\nVia: 1.1 a\r\nVia: 1.1 c\r\nCDN-Loop: b\r\n\
+             Proxy-Authorization: Basic dTpw\r\n\r\n";
         assert_eq!(String::from_utf8(asked).unwrap(), expected);
         for (answer, word) in [
             (&b"HTTP/1.1 407 Proxy Authentication Required\r\n\r\n"[..], "credentials"),
             (b"HTTP/1.1 403 Forbidden\r\n\r\n", "rules"),
             (b"HTTP/1.0 503 No\r\n\r\n", "503"),
+            (b"HTTP/1.1 508 Loop Detected\r\n\r\n", "circle"),
             (b"HTTP/1.1 2000 OK\r\n\r\n", "not HTTP"),
             (b"SSH-2.0-x\r\n\r\n", "not HTTP"),
         ] {

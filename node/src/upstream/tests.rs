@@ -437,7 +437,7 @@ async fn forbidden_destinations_are_never_dialled() {
         let url = Url::parse(&format!("http://{host}:{port}/")).unwrap();
         let fault = client.send(get(url.clone())).await.err().unwrap();
         assert_eq!((fault.whose, fault.label()), (Whose::Client, "destination-forbidden"), "{host}");
-        assert!(client.tunnel(url.host(), port, PATIENCE.connect).await.is_err());
+        assert!(client.tunnel(url.host(), port, &HeaderMap::new(), PATIENCE.connect).await.is_err());
         assert!(client.down(&url).is_none());
     }
     // This node itself stays forbidden even where the address is permitted.
@@ -603,7 +603,10 @@ async fn an_unreachable_parent_is_remembered_for_all_hosts_behind_it() {
     assert!(fault.to_string().starts_with(&format!("the parent proxy {unused}")), "{fault}");
     assert!(client.down(&url("a")).is_some() && client.down(&url("b")).is_some());
     let parent = ParentProxy { host: "nowhere.invalid".into(), port: 3128, credentials: None };
-    let fault = client_of(&config(Some(parent))).tunnel("example.org", 443, PATIENCE.connect).await.unwrap_err();
+    let fault = client_of(&config(Some(parent)))
+        .tunnel("example.org", 443, &HeaderMap::new(), PATIENCE.connect)
+        .await
+        .unwrap_err();
     assert!(fault.label() == "name-not-found" && fault.to_string().contains("the parent proxy nowhere"), "{fault}");
 }
 
@@ -615,13 +618,19 @@ async fn tunnels_through_the_parent() {
     ])
     .await;
     let client = client_of(&config(parent.as_parent(None)));
-    let (mut stream, _) = client.tunnel("example.org", 443, PATIENCE.connect).await.unwrap();
+    let (mut stream, _) = client.tunnel("example.org", 443, &HeaderMap::new(), PATIENCE.connect).await.unwrap();
     let mut all = String::new();
     stream.read_to_string(&mut all).await.unwrap();
     assert_eq!(all, "hello");
     assert_eq!(parent.requests()[0], "CONNECT example.org:443 HTTP/1.1\r\nHost: example.org:443\r\n\r\n");
-    assert_eq!(client.tunnel("example.org", 443, PATIENCE.connect).await.unwrap_err().label(), "parent-proxy");
-    assert_eq!(client.tunnel("127.2", 443, PATIENCE.connect).await.unwrap_err().label(), "destination-forbidden");
+    assert_eq!(
+        client.tunnel("example.org", 443, &HeaderMap::new(), PATIENCE.connect).await.unwrap_err().label(),
+        "parent-proxy"
+    );
+    assert_eq!(
+        client.tunnel("127.2", 443, &HeaderMap::new(), PATIENCE.connect).await.unwrap_err().label(),
+        "destination-forbidden"
+    );
 }
 
 /// An identity for a name, from a certificate authority, valid in these years; and that authority's root.

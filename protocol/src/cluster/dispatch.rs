@@ -3,7 +3,7 @@
 use super::Cluster;
 use crate::claims::Scene;
 use crate::identity::NodeId;
-use crate::message::Message;
+use crate::message::{Forget, Message, What};
 use crate::output::Why;
 
 /// Frames in one packet or stretch of a stream; a driver hands them on one by one or as they came.
@@ -86,6 +86,9 @@ impl Cluster {
                 self.confirmations.reported(&scene, from, key, version, ago, &mut self.out);
             }
 
+            Message::Forget(forget) => self.forgetting.told(now, from, forget, &mut self.out),
+            Message::Forgot(id, objects) => self.forgetting.answered(from, id, objects, &mut self.out),
+
             Message::Demands(demands) => self.replication.reported(now, &demands),
             Message::Copy(key, source) => self.asked_to_copy(from, key, source),
             Message::Copied(key, done) => self.copied_by(from, key, done),
@@ -102,6 +105,9 @@ fn cost(message: Option<&Message>, bytes: usize) -> u32 {
         Some(Message::PageAsk(..)) => 64,
         Some(Message::Pull(..)) => 8,
         Some(Message::AuditAsk(..)) => 4,
+        // All that is stored is looked at, or one thing on the disk. As many as are told to one just met are affordable at once.
+        Some(Message::Forget(Forget { what: What::Below(_), .. })) => 1000,
+        Some(Message::Forget(_)) => 8,
         _ => 1,
     };
     work + (bytes / BYTES_PER_COST) as u32

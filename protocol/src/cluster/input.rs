@@ -7,6 +7,7 @@ use core::time::Duration;
 
 use crate::health::Outcome;
 use crate::identity::{Key, NodeId, Version};
+use crate::message::{Cause, What};
 
 /// Which connection: numbered by the driver, never twice the same.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -127,6 +128,26 @@ pub enum Input {
         version: Option<Version>,
         /// How long ago it was asked.
         ago: Duration,
+    },
+
+    /// All others are to forget something, those that are away when they are back; this node has done so. What upstream confirms
+    /// from now on stays.
+    Forget {
+        /// A number that no other order of any node has: a random one.
+        id: u64,
+        /// What.
+        what: What,
+        /// Why.
+        cause: Cause,
+        /// Whether [`crate::Output::Forgotten`] is waited for, which comes within 5 s.
+        answer: bool,
+    },
+    /// Answers [`crate::Output::Forget`].
+    Forgot {
+        /// Which order.
+        id: u64,
+        /// How many objects went.
+        objects: u64,
     },
 
     /// A peer is being asked for an object.

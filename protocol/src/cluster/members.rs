@@ -79,6 +79,7 @@ impl Cluster {
         self.mirrors.disconnected(peer);
         self.claims.disconnected(now, peer);
         self.confirmations.disconnected(now, peer);
+        self.forgetting.parted(peer, &mut self.out);
         self.refresh_home(peer);
         if !self.is_live(peer) && !self.departed.contains_key(&peer) {
             // It came and went without ever being a member: nothing is kept of such.
@@ -141,6 +142,7 @@ impl Cluster {
             self.health.reachable(now, from);
             self.refresh_home(from);
             self.introduce_own_head(from);
+            self.forgetting.introduce(now, from, &mut self.out);
         }
         self.membership.met(now, contact);
         let events = self.membership.believe(now, [Belief { contact, refutations: 0, state: State::Alive }], true);
@@ -318,6 +320,7 @@ impl Cluster {
             self.membership.met(self.now, contact);
         }
         self.claims.gone(node);
+        self.forgetting.parted(node, &mut self.out);
         self.replication.gone(self.now, node);
         self.out.push(Output::MemberDown(node));
         self.refresh_home(node);

@@ -10,7 +10,7 @@ use super::Cluster;
 use crate::health::Plan;
 use crate::identity::{Incarnation, Key, NodeId, affinity};
 use crate::membership::Contact;
-use crate::message::Head;
+use crate::message::{Cause, Head};
 use crate::popularity::REQUEST;
 use crate::rendezvous::home;
 
@@ -90,6 +90,12 @@ impl Cluster {
     pub fn copies_elsewhere(&self, key: Key) -> usize {
         let stays = |peer: &NodeId| self.heads.of(*peer).is_some_and(|head| !head.draining);
         self.mirrors.holders(key.short()).filter(|peer| self.is_live(*peer)).filter(stays).count()
+    }
+
+    /// Was an object with these names and this URL, which upstream has confirmed `age` ago, to be forgotten since? Why, if it was: a peer
+    /// that still has it has not heard of that yet.
+    pub fn is_forgotten(&self, names: &[Key], url: &str, age: Duration) -> Option<Cause> {
+        self.forgetting.is_forgotten(self.now, names, url, age)
     }
 
     /// The node that decides about `key`; this one when it is alone or leaves.

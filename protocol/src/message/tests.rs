@@ -89,6 +89,14 @@ fn examples() -> Vec<Message> {
             names: Few::of([NameDemand { name: FewBytes::of(b"vlc"), amount: 256 }]),
         }),
         Message::Bye(Incarnation(9)),
+        Message::Forget(Forget {
+            id: 300,
+            age: 5,
+            cause: Cause::Purged,
+            answer: true,
+            what: What::Keys(Few::of([KEY])),
+        }),
+        Message::Forgot(300, 2),
     ]
 }
 
@@ -240,6 +248,14 @@ fn the_longest_of_each_kind_fits_its_bound() {
             objects: Few::of([demand; TOPS_MAX]),
             names: Few::of(vec![NameDemand { name: FewBytes::of(&[b'n'; NAME_MAX]), amount: u32::MAX }; TOPS_MAX]),
         }),
+        Message::Forget(Forget {
+            id: u64::MAX,
+            age: u64::MAX,
+            cause: Cause::Purged,
+            answer: true,
+            what: What::Below(FewBytes::of(&[b'u'; BELOW_MAX])),
+        }),
+        Message::Forgot(u64::MAX, u64::MAX),
     ];
     for message in longest {
         let bytes = message.encode();
@@ -268,7 +284,7 @@ proptest! {
     }
 
     #[test]
-    fn damaged_messages_do_no_harm(which in 0usize..22, at: prop::sample::Index, to: u8, cut: prop::sample::Index) {
+    fn damaged_messages_do_no_harm(which in 0usize..24, at: prop::sample::Index, to: u8, cut: prop::sample::Index) {
         let mut bytes = examples()[which].encode();
         let place = at.index(bytes.len());
         bytes[place] = to;

@@ -25,6 +25,19 @@ pub(super) fn leads_to_the_site(name: &str) -> bool {
     !is_nowhere && !is_inside && !name.strip_prefix("br-").is_some_and(is_of_docker)
 }
 
+/// The names of this machine's links to the site that are up, each once.
+pub(super) fn links() -> Vec<String> {
+    let all = if_addrs::get_if_addrs().unwrap_or_default();
+    let mut names: Vec<String> = all
+        .into_iter()
+        .filter(|i| leads_to_the_site(&i.name) && i.is_oper_up() && !i.is_loopback())
+        .map(|i| i.name)
+        .collect();
+    names.sort_unstable();
+    names.dedup();
+    names
+}
+
 /// Where this node can be reached now when it listens on `listen`: what others are to be told, best first. What only this link
 /// knows is not among it.
 pub(in crate::cluster) fn own_addresses(listen: SocketAddr) -> Vec<SocketAddr> {

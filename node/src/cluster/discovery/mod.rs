@@ -123,6 +123,11 @@ pub fn proxy(patience: Duration, serves: impl FnMut(SocketAddr) -> bool) -> Opti
     mdns::proxy(patience, serves)
 }
 
+/// The links of this machine on which other nodes are looked for.
+pub fn links() -> Vec<String> {
+    interfaces::links()
+}
+
 async fn watch_addresses(listen: SocketAddr, tell: watch::Sender<Vec<SocketAddr>>) {
     loop {
         tokio::time::sleep(ADDRESSES_EVERY).await;

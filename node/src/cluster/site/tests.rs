@@ -38,6 +38,10 @@ impl Host for Answering {
         Box::pin(async { false })
     }
 
+    fn forget(&self, _: Order) -> BoxFuture<'static, u64> {
+        Box::pin(async { 0 })
+    }
+
     fn load(&self) -> Load {
         Load::default()
     }

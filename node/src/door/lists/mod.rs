@@ -124,7 +124,7 @@ impl Place {
     /// What nobody can be asked for is refused: nothing of it comes into a list.
     fn of(path: &str, repos: &Configured) -> Result<Self, Fault> {
         let uri: Uri = format!("/{path}").parse().map_err(|_| Fault::bad_request("the path is malformed"))?;
-        match parse_target(&Method::GET, &uri, &HeaderMap::new(), |name| repos.is_repo(name), |_| false)? {
+        match parse_target(&Method::GET, &uri, &HeaderMap::new(), |name| repos.is_repo(name), |_| false, None)? {
             Target::Resource(url) => {
                 let named = repos.resolve(&url);
                 Ok(Self { upstreams: named.sources, key: named.key, root_of: None })

@@ -29,6 +29,7 @@ pub fn shared_fields(fields: &HeaderMap) -> Option<HeaderMap> {
 fn is_sent(name: &HeaderName) -> bool {
     [ACCEPT, ACCEPT_ENCODING, ACCEPT_LANGUAGE, USER_AGENT, CACHE_CONTROL, PRAGMA, VIA, AUTHORIZATION, COOKIE]
         .contains(name)
+        || name == "cdn-loop"
 }
 
 /// Fields that a server has to do without anyhow, as many clients do not send them.

@@ -15,7 +15,6 @@ use crate::classify::{Class, KeyHash, Url};
 use crate::fault::Fault;
 use crate::flight::{self, Departure, Flight};
 use crate::journey::ask::{patience, resume_fields};
-use crate::journey::reply::append_via;
 use crate::journey::rfc9111::{self, Admitted, Exchange, Variants};
 use crate::journey::{Journey, freshness};
 use crate::os::{entropy, tasks};
@@ -215,7 +214,7 @@ impl Journey {
 
     fn request_for_all(&self, fill: &Fill, cached: Option<&Arc<Entry>>, partial: Option<&Arc<Growing>>) -> Request {
         let mut fields = fill.fields.clone();
-        append_via(&mut fields, &self.0.via);
+        self.0.hops.sign(&mut fields);
         if let Some(entry) = cached {
             fields.extend(freshness::conditions(&entry.head.fields));
         }
@@ -313,7 +312,7 @@ impl Journey {
         let mut answer = answer;
         answer.body.set_patience(patience(false).stall);
         let mut fields = fill.fields.clone();
-        append_via(&mut fields, &self.0.via);
+        self.0.hops.sign(&mut fields);
         let source = flight::Source::Upstream(Box::new(answer));
         let departure =
             Departure { taken_up: continued, from, ..Departure::new(plan, source, vec![fill.url.clone()], fields) };

@@ -110,6 +110,14 @@ impl Journey {
         (entry, would)
     }
 
+    /// Would an ordinary request for a URL be answered from the store?
+    pub(super) async fn has_shared(&self, url: &Url) -> bool {
+        let wish = Wish { url: url.clone(), fields: HeaderMap::new(), general: true };
+        let entry = self.find(&wish).await.cached.map(|(entry, _)| entry);
+        let reuse = rfc9111::reuse(&wish.fields, entry.as_deref().map(stored), self.0.clock.now());
+        matches!(reuse, Reuse::Serve { .. } | Reuse::ServeAndValidate { .. })
+    }
+
     /// For an entry that turned out to be damaged.
     pub(super) async fn fetch_again_for_all(&self, entry: &Entry) -> Result<Arc<Flight>, Fault> {
         let lost = || Fault::internal("the damaged object cannot be had again");

@@ -1,6 +1,8 @@
 //! Looks for what may keep a node from working; each finding says what, why and what to do. Changes nothing.
 
-use std::net::{TcpListener, TcpStream, ToSocketAddrs};
+mod network;
+
+use std::net::{SocketAddr, TcpListener, TcpStream, ToSocketAddrs, UdpSocket};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
@@ -18,6 +20,11 @@ const FILES_MIN: u64 = 16 * 1024;
 
 /// QUIC loses packets with less.
 const UDP_BUFFER_MIN: u64 = 4 << 20;
+
+/// Nodes that are tried, how long each is waited for, and how often a packet may get lost.
+const OTHERS_MAX: usize = 8;
+const UDP_PATIENCE: Duration = Duration::from_millis(500);
+const UDP_TRIES: usize = 2;
 
 /// The year this was written: an earlier clock cannot be right.
 const CLOCK_MIN_SECONDS: u64 = 1_767_225_600;
@@ -54,6 +61,9 @@ pub(super) fn examine(config: &Config) -> Vec<Finding> {
         names(config, &std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default()),
         parent(config),
         udp_buffers(std::fs::read_to_string("/proc/sys/net/core/rmem_max").unwrap_or_default().trim().parse().ok()),
+        network::multicast(config),
+        network::firewall(config),
+        between_nodes(&others(config)),
     ];
     findings.extend(config.repos.iter().filter_map(|(name, repo)| Some(keyring(name, repo.keyring.as_deref()?))));
     findings
@@ -221,6 +231,49 @@ fn udp_buffers(most: Option<u64>) -> Finding {
     }
 }
 
+/// Where other nodes should be: the seeds, then where they were met.
+fn others(config: &Config) -> Vec<SocketAddr> {
+    let met = std::fs::read_to_string(config.state_dir.join("peers")).unwrap_or_default();
+    let named = config.site.seeds.iter().map(String::as_str).chain(met.lines());
+    named.filter_map(|name| name.to_socket_addrs().ok()?.next()).take(OTHERS_MAX).collect()
+}
+
+/// Nodes talk by QUIC: a firewall that lets clients through may drop that.
+fn between_nodes(others: &[SocketAddr]) -> Finding {
+    let by_tcp = |other: &&SocketAddr| TcpStream::connect_timeout(other, UDP_PATIENCE).is_ok();
+    let (heard, silent): (Vec<_>, Vec<_>) = others.iter().partition(|other| answers_by_udp(**other));
+    match silent.into_iter().find(by_tcp) {
+        Some(other) => {
+            let advice = "let UDP through on that port, in both directions: without it each node fetches for itself";
+            warn("UDP to nodes", format!("{other} answers by TCP but not by UDP"), advice)
+        }
+        None if others.is_empty() => ok("UDP to nodes", "no other node is known"),
+        None => ok("UDP to nodes", format!("{} of {} known addresses answer", heard.len(), others.len())),
+    }
+}
+
+/// Whoever speaks QUIC says which versions it knows to one who comes with another (RFC 9000, 6.1).
+fn answers_by_udp(other: SocketAddr) -> bool {
+    let asked = || -> std::io::Result<bool> {
+        let any: SocketAddr = if other.is_ipv4() { ([0; 4], 0).into() } else { ([0u16; 8], 0).into() };
+        let socket = UdpSocket::bind(any)?;
+        socket.connect(other)?;
+        socket.set_read_timeout(Some(UDP_PATIENCE))?;
+        // A long header, a version that is reserved for this, two connection ids of eight bytes.
+        let mut packet = [0; 1200];
+        packet[..6].copy_from_slice(&[0xc0, 0x1a, 0x2a, 0x3a, 0x4a, 8]);
+        packet[14] = 8;
+        for _ in 0..UDP_TRIES {
+            socket.send(&packet)?;
+            if socket.recv(&mut [0; 1500]).is_ok() {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    };
+    asked().unwrap_or(false)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -261,7 +314,14 @@ mod tests {
         for finding in &troubles {
             assert!(finding.verdict == Verdict::Fail && !finding.advice.is_empty(), "{finding:?}");
         }
-        let doubts = [files(Some(1024)), names(&direct, "# nothing\n"), udp_buffers(Some(212_992)), udp_buffers(None)];
+        let silent = [taken.local_addr().unwrap()];
+        let doubts = [
+            files(Some(1024)),
+            names(&direct, "# nothing\n"),
+            udp_buffers(Some(212_992)),
+            udp_buffers(None),
+            between_nodes(&silent),
+        ];
         for finding in &doubts {
             assert!(finding.verdict == Verdict::Warn && !finding.advice.is_empty(), "{finding:?}");
         }
@@ -275,6 +335,8 @@ mod tests {
             names(&config, ""),
             names(&direct, "nameserver 192.0.2.1\n"),
             udp_buffers(Some(8 << 20)),
+            between_nodes(&[]),
+            between_nodes(&[closed]),
         ];
         for finding in &fine {
             assert!(finding.verdict == Verdict::Ok && finding.advice.is_empty(), "{finding:?}");

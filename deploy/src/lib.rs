@@ -1,1 +1,0 @@
-//! What installs imirror on a machine. Nothing is here yet but the place for it.
