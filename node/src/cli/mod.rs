@@ -471,7 +471,7 @@ fn print<T: Serialize>(value: &T, output: Output, human: impl Fn(&T) -> String) 
 
 /// Names come from outside; nothing in them is to move a terminal's cursor.
 fn harmless(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() && c != '\n' { '\u{fffd}' } else { c }).collect()
+    text.chars().map(|c| if c.is_control() && !matches!(c, '\n' | '\t') { '\u{fffd}' } else { c }).collect()
 }
 
 fn write(text: &str) -> anyhow::Result<()> {
