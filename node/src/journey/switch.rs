@@ -124,8 +124,14 @@ impl Journey {
         Ok(Resolution::Replaced(linked))
     }
 
-    /// Has a client asked for this file of the old generation, by its name or by its digest?
+    /// Has a client asked for this file of the old generation, by its name or by its digest? Or was it brought in because clients
+    /// had used the one before? Then it is here by its content only, until somebody comes for it, who may have the root already.
     async fn is_in_use(&self, listed: &Listed) -> bool {
+        if let Some(key) = listed.promise.digest.content_key()
+            && self.0.store.lookup(key).await.unwrap_or_default().is_some()
+        {
+            return true;
+        }
         for url in [Some(&listed.url), by_hash(listed).as_ref()].into_iter().flatten() {
             let entry = self.0.store.lookup(url.key_hash()).await.unwrap_or_default();
             if entry.is_some_and(|entry| entry.digest.as_ref() == Some(&listed.promise.digest)) {
