@@ -10,6 +10,7 @@ use imirror_tests::{content, sha256};
 use tempfile::TempDir;
 
 use super::clients::{apt_get, deb_repository, dnf_has, dnf_install, rpm_repository, run};
+use super::site::site_with;
 
 const LIST: &str = "/d/dists/stable/main/binary-amd64/Packages";
 const RELEASE: &str = "/d/dists/stable/InRelease";
@@ -374,6 +375,27 @@ fn r18_a_generation_that_is_not_whole_is_not_handed_out() {
     assert_eq!(day, 2);
     assert_eq!(client.list(&origin, &new), sha256(&second));
     assert!(client.get(&origin, &pool("hello")).body == second);
+}
+
+#[test]
+fn r18_a_root_that_a_peer_has_comes_with_what_it_names() {
+    let origin = Origin::start();
+    let (first, second) = (content(1, 50_000), content(2, 50_000));
+    publish(&origin, 1, &[("hello", &first)]);
+    let mut site = site_with(2, &origin, "[freshness]\nmetadata = \"2s\"\n");
+    site.iter().for_each(|node| update(node, &origin));
+    publish(&origin, 2, &[("hello", &second)]);
+    update(&site[0], &origin);
+    let [root, list] = [RELEASE, LIST].map(|path| site[0].get(&origin.url(path)).body);
+    // Upstream goes on to the next, under the same name.
+    origin.put(LIST, Page::new(vec![b'x'; list.len()]));
+    // The one node asks upstream again and again; the other hears from it what upstream has, as soon as it wants to know.
+    site[1].wait_for(|| {
+        site[0].get_with(&origin.url(RELEASE), &["Cache-Control: no-cache"]);
+        site[1].get(&origin.url(RELEASE)).body == root
+    });
+    site[0].kill();
+    assert!(site[1].get_with(&origin.url(LIST), &["Cache-Control: max-age=0"]).body == list);
 }
 
 #[test]

@@ -15,6 +15,7 @@ use super::freshness::{self, Version};
 use super::hops;
 use super::rfc9111::validates;
 use super::site::Permission;
+use super::switch::NextRoot;
 use super::{Asked, Journey};
 use crate::classify::{Class, Classified, KeyHash, Url};
 use crate::cluster::site::Grant;
@@ -461,7 +462,7 @@ impl Journey {
             return Resolution::Unshared(Arc::new(Mutex::new(Some(Box::new(answer)))));
         }
         if answer.status == StatusCode::OK && self.has_to_wait(question).await {
-            return self.switch(question, source, answer).await;
+            return self.switch(question, NextRoot::of_mirror(answer, source, self.0.clock.now())).await;
         }
         let continued = partial.filter(|growing| flight::continues(growing, &answer));
         if answer.status == StatusCode::PARTIAL_CONTENT && continued.is_none() {

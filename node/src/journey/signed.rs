@@ -8,8 +8,10 @@ use std::path::Path;
 use std::sync::Arc;
 
 use http::{Method, StatusCode};
+use imirror_protocol::NodeId;
 
 use super::ask::{Question, patience, small};
+use super::switch::Holder;
 use super::{Asked, Journey, freshness};
 use crate::classify::{Class, KeyHash, Url};
 use crate::fault::{Cause, Fault};
@@ -32,7 +34,7 @@ impl Journey {
     pub(super) async fn bring_signature(
         &self,
         question: &Question,
-        source: &Url,
+        from: &Holder,
         root: &Arc<Entry>,
     ) -> Result<(), Fault> {
         let (url, keyring) = (&question.url, self.keyring(&question.url));
@@ -49,9 +51,16 @@ impl Journey {
                     self.0.store.link(&used, key, beside.clone()).await;
                 }
             }
-            signature = self.fetch_signature(question, source, &beside, root).await?;
+            signature = match from {
+                Holder::Mirror(mirror) => self.fetch_signature(question, mirror, &beside, root).await?,
+                Holder::Peer(peer) => {
+                    self.copy_signature(*peer, &beside, root).await;
+                    None
+                }
+            };
         }
-        let Some(keyring) = keyring else { return Ok(()) };
+        // What has to be signed comes from no peer.
+        let (Some(keyring), Holder::Mirror(source)) = (keyring, from) else { return Ok(()) };
         let checked = self.check(keyring, root, signature).await;
         let checked = checked.map_err(|why| {
             let detail = format!("the signature of {url} is not good: {why}").into();
@@ -96,6 +105,16 @@ impl Journey {
         let entry = self.store_as(plan, Cursor::new(answer.body.clone())).await?;
         self.0.store.link(&entry, beside.key_hash(), beside.clone()).await;
         Ok(Some(answer.body.to_vec()))
+    }
+
+    /// The signature that a peer keeps of a root.
+    async fn copy_signature(&self, peer: NodeId, beside: &Url, root: &Arc<Entry>) {
+        let key = kept_under(root);
+        if self.copy(key, peer).await
+            && let Ok(Some(entry)) = self.0.store.lookup(key).await
+        {
+            self.0.store.link(&entry, beside.key_hash(), beside.clone()).await;
+        }
     }
 
     /// Is what is stored of a root signed as it must be? What was stored before the keyring was configured may not be.

@@ -10,6 +10,7 @@ use imirror_protocol::{NodeId, Version};
 
 use super::ask::{Question, Resolution};
 use super::freshness::{Decision, Demand};
+use super::switch::NextRoot;
 use super::{Asked, Journey, Reply};
 use crate::classify::{Class, Classified, KeyHash, Url, classify};
 use crate::cluster::site::{Asking, Claimed, Confirmation, Grant};
@@ -135,13 +136,17 @@ impl Journey {
                 self.0.store.confirm_as_of(entry, self.0.clock.now().before(age));
                 Ok(Resolution::Confirmed)
             }
-            Confirmation::Known { by, .. } => {
-                match self.fetch_from(question, &question.key, by, true, FIRST_BYTE).await {
-                    Some(flight) => Ok(Resolution::Flight(flight)),
-                    None => Err(Permission::default()),
-                }
-            }
+            Confirmation::Known { by, .. } => self.news_from(question, by).await.ok_or_else(Permission::default),
         }
+    }
+
+    /// The version that a peer has got from upstream, and this node has not.
+    async fn news_from(&self, question: &Question, peer: NodeId) -> Option<Resolution> {
+        let (source, told) = self.get_from(question, &question.key, peer, FIRST_BYTE).await?;
+        if self.has_to_wait(question).await {
+            return Some(self.switch(question, NextRoot::of_peer(source, told, self.0.clock.now())).await);
+        }
+        self.depart(question, source, told, true, false).await.map(Resolution::Flight)
     }
 
     /// The answer to a client that wants nothing fetched from upstream: what is on its way here, or what a peer has or is getting.
@@ -245,11 +250,19 @@ impl Journey {
         keep: bool,
         patience: Duration,
     ) -> Option<Arc<Flight>> {
-        let (source, told) = self.0.site.get(peer, name, Known::Nothing, 0..u64::MAX, patience.max(FIRST_BYTE)).await?;
-        if !self.will_do(question, name, &told) {
-            return None;
-        }
+        let (source, told) = self.get_from(question, name, peer, patience).await?;
         self.depart(question, source, told, keep, false).await
+    }
+
+    async fn get_from(
+        &self,
+        question: &Question,
+        name: &KeyHash,
+        peer: NodeId,
+        patience: Duration,
+    ) -> Option<(PeerSource, Told)> {
+        let got = self.0.site.get(peer, name, Known::Nothing, 0..u64::MAX, patience.max(FIRST_BYTE)).await;
+        got.filter(|(_, told)| self.will_do(question, name, told))
     }
 
     async fn depart(

@@ -6,15 +6,18 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
+use imirror_protocol::NodeId;
 
 use super::ask::{Question, Resolution};
 use super::{Journey, freshness};
 use crate::classify::{KeyHash, Url, classify};
+use crate::cluster::source::{PeerSource, Told};
 use crate::fault::Fault;
 use crate::flight::{self, Departure, Flight};
+use crate::os::clock::Timestamp;
 use crate::os::tasks;
 use crate::repos::{Listed, Named, root};
-use crate::store::{Entry, Plan};
+use crate::store::{Entry, Head, ObjectId, Plan};
 use crate::upstream::Answer;
 
 /// How long a client waits for the new generation; then it gets the old one, and the next who asks the new one.
@@ -45,6 +48,48 @@ impl Drop for Switching {
     }
 }
 
+/// A root that may be the next one.
+pub(super) struct NextRoot {
+    content: flight::Source,
+    head: Head,
+    total: Option<u64>,
+    /// What it is, where a peer has said so.
+    object: Option<ObjectId>,
+    confirmed_at: Option<Timestamp>,
+    from: Holder,
+}
+
+/// Whoever has a root has what it names, and its signature.
+#[derive(Clone)]
+pub(super) enum Holder {
+    Mirror(Url),
+    Peer(NodeId),
+}
+
+impl NextRoot {
+    pub(super) fn of_mirror(answer: Answer, mirror: &Url, now: Timestamp) -> Self {
+        Self {
+            head: freshness::stored_head(&answer.fields, now.to_system_time()),
+            total: answer.body.length(),
+            content: flight::Source::Upstream(Box::new(answer)),
+            object: None,
+            confirmed_at: None,
+            from: Holder::Mirror(mirror.clone()),
+        }
+    }
+
+    pub(super) fn of_peer(source: PeerSource, told: Told, now: Timestamp) -> Self {
+        Self {
+            head: told.described.head,
+            total: told.total,
+            object: told.object,
+            confirmed_at: Some(now.before(told.confirmed_age)),
+            from: Holder::Peer(source.peer()),
+            content: flight::Source::Peer(Box::new(source)),
+        }
+    }
+}
+
 impl Journey {
     /// Has a root to wait for what it names, or for its signature?
     pub(super) async fn has_to_wait(&self, question: &Question) -> bool {
@@ -55,30 +100,31 @@ impl Journey {
             || (is_new() && self.is_signature_used(&question.url).await)
     }
 
-    /// Brings in the generation of which `answer` is the root.
-    pub(super) async fn switch(&self, question: &Question, source: &Url, answer: Answer) -> Resolution {
+    /// Brings in the generation of which `next` is the root.
+    pub(super) async fn switch(&self, question: &Question, next: NextRoot) -> Resolution {
         if !self.0.switches.open().insert(question.key) {
             return Resolution::Older;
         }
         let switching = Switching { journey: self.clone(), key: question.key };
+        let NextRoot { content, head, total, object, confirmed_at, from } = next;
         let plan = Plan {
             url: question.url.clone(),
             // Under the root's own name the old one stays meanwhile.
             key: KeyHash::of(format!("next {}", question.url).as_bytes()),
             class: question.classified.class,
-            head: freshness::stored_head(&answer.fields, self.0.clock.now().to_system_time()),
-            total: answer.body.length(),
+            head,
+            total,
             digest: None,
-            confirmed_at: None,
+            confirmed_at,
         };
-        let from = flight::Source::Upstream(Box::new(answer));
         let sources = self.in_order(&question.sources);
-        let departure = Departure::new(plan, from, sources, self.request_fields(question));
+        let fields = self.request_fields(question);
+        let departure = Departure { object, ..Departure::new(plan, content, sources, fields) };
         let flight = match self.0.flights.start(departure).await {
             Ok(flight) => flight,
             Err((fault, _)) => return failed(question, fault),
         };
-        let bringing = bring_in(switching, question.clone(), source.clone(), flight);
+        let bringing = bring_in(switching, question.clone(), from, flight);
         let patience = if question.cached.is_some() { PATIENCE } else { PATIENCE_WITHOUT };
         match tokio::time::timeout(patience, tasks::spawn("switch", bringing)).await {
             Ok(Ok(resolution)) => resolution,
@@ -88,17 +134,17 @@ impl Journey {
         }
     }
 
-    async fn bring_in(&self, question: &Question, source: &Url, flight: &Arc<Flight>) -> Result<Resolution, Fault> {
+    async fn bring_in(&self, question: &Question, from: &Holder, flight: &Arc<Flight>) -> Result<Resolution, Fault> {
         flight.landed().await;
         let entry = flight.entry().ok_or_else(|| Fault::internal("the new root did not come whole"))?;
-        let switched = self.switch_to(question, source, &entry).await;
+        let switched = self.switch_to(question, from, &entry).await;
         let _ = self.0.store.remove(entry.key).await;
         switched
     }
 
-    async fn switch_to(&self, question: &Question, source: &Url, entry: &Arc<Entry>) -> Result<Resolution, Fault> {
+    async fn switch_to(&self, question: &Question, from: &Holder, entry: &Arc<Entry>) -> Result<Resolution, Fault> {
         let (url, generations) = (&question.url, &self.0.options.generations);
-        self.bring_signature(question, source, entry).await?;
+        self.bring_signature(question, from, entry).await?;
         let place = root::place(url).ok_or_else(|| Fault::internal("not a root"))?;
         let blob = self.0.store.open_blob(entry).await?;
         let read = tasks::blocking("read a root", move || root::read(place.kind, &root::bytes_of(blob.reader())?));
@@ -109,7 +155,7 @@ impl Journey {
                 return Ok(Resolution::Older);
             }
             for (old, new) in generations.parts(url, &listing) {
-                if self.is_in_use(&old).await && !self.bring_in_part(&new, listing.by_hash).await {
+                if self.is_in_use(&old).await && !self.bring_in_part(&new, listing.by_hash, from).await {
                     tracing::info!(%url, part = %new.url, "the new generation is not whole yet; the old one stays");
                     return Ok(Resolution::Older);
                 }
@@ -142,10 +188,14 @@ impl Journey {
     }
 
     /// Is the file there, or can it be had?
-    async fn bring_in_part(&self, listed: &Listed, is_by_hash: bool) -> bool {
+    async fn bring_in_part(&self, listed: &Listed, is_by_hash: bool, from: &Holder) -> bool {
         let mut classified = classify(&listed.url);
         classified.digest = Some(listed.promise.digest.clone());
         classified.size = Some(listed.promise.size);
+        // Whoever has the root has it, too, even if word of that has not come here yet.
+        if let (Holder::Peer(peer), Some(key)) = (from, listed.promise.digest.content_key()) {
+            self.copy(key, *peer).await;
+        }
         if self.found(&listed.url, &classified).await.is_some() {
             return true;
         }
@@ -177,11 +227,11 @@ impl Journey {
 fn bring_in(
     switching: Switching,
     question: Question,
-    source: Url,
+    from: Holder,
     flight: Arc<Flight>,
 ) -> BoxFuture<'static, Resolution> {
     Box::pin(async move {
-        let brought = switching.journey.bring_in(&question, &source, &flight).await;
+        let brought = switching.journey.bring_in(&question, &from, &flight).await;
         brought.unwrap_or_else(|fault| failed(&question, fault))
     })
 }

@@ -209,7 +209,7 @@ impl Generations {
         self.state().root(root).is_some()
     }
 
-    /// The files that the current generation of a root names, each with what takes its place in another.
+    /// The files that generations of a root name, each with what takes its place in the next and differs from the current.
     pub fn parts(&self, url: &Url, next: &Listing) -> Vec<(Listed, Listed)> {
         let state = self.state();
         let Some((root, current)) = state.root(url).and_then(|root| Some((root, root.generations.first()?))) else {
@@ -218,10 +218,13 @@ impl Generations {
         let listed = |path: &str, promise: &Promise| {
             Some(Listed { url: Url::parse(&format!("{}{path}", root.folder)).ok()?, promise: promise.clone() })
         };
-        let parts = current.listing.files.iter().filter_map(|(path, promise)| {
-            let other = next.counterpart(&current.listing, path)?;
-            let promised = next.files.get(other).filter(|promised| *promised != promise)?;
-            Some((listed(path, promise)?, listed(other, promised)?))
+        let changed =
+            |path: &str| next.files.get(path).filter(|promised| current.listing.files.get(path) != Some(promised));
+        let parts = root.generations.iter().flat_map(|old| {
+            old.listing.files.iter().filter_map(|(path, promise)| {
+                let other = next.counterpart(&old.listing, path)?;
+                Some((listed(path, promise)?, listed(other, changed(other)?)?))
+            })
         });
         parts.collect()
     }
