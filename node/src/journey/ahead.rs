@@ -114,7 +114,7 @@ impl Journey {
                 Err(Fault::new(Cause::Status { host: url.authority().into(), status: answer.status.as_u16() }))
             }
             Resolution::Unshared(_) => Err(Fault::internal("upstream's answer is not for all")),
-            Resolution::Confirmed | Resolution::Older | Resolution::Replaced(_) => Ok(()),
+            Resolution::Confirmed | Resolution::Landed | Resolution::Older | Resolution::Replaced(_) => Ok(()),
         }
     }
 
@@ -183,17 +183,7 @@ impl Journey {
     }
 
     fn ahead(&self, url: &Url, classified: Classified, age: Duration, pace: &Arc<Pace>) -> Question {
-        let Named { key: url, sources } = self.0.options.repos.resolve(url);
         let ahead = Some(Ahead { age, pace: pace.clone() });
-        Question {
-            key: classified.key(&url),
-            url,
-            sources,
-            classified,
-            cached: None,
-            insist: false,
-            hops: http::HeaderMap::new(),
-            ahead,
-        }
+        Question { ahead, ..Question::new(self.0.options.repos.resolve(url), classified) }
     }
 }

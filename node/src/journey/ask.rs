@@ -22,8 +22,8 @@ use crate::cluster::site::Grant;
 use crate::fault::{Cause, Fault, Whose};
 use crate::flight::{self, Departure, Flight, Pace, strong_validator};
 use crate::os::tasks;
-use crate::repos::root;
-use crate::store::{Entry, Growing, Plan};
+use crate::repos::{Named, root};
+use crate::store::{Entry, Growing, ObjectId, Plan};
 use crate::upstream::{Answer, Patience, Request};
 
 /// Longest body of an error answer that is shared among those who asked.
@@ -43,6 +43,8 @@ pub(super) struct Question {
     pub(super) cached: Option<Arc<Entry>>,
     /// A client insists (`no-cache`): caches on the way are told so.
     pub(super) insist: bool,
+    /// Stored here, but damaged: it is no answer.
+    pub(super) damaged: Option<ObjectId>,
     /// Nobody waits for it.
     pub(super) ahead: Option<Ahead>,
     /// Which sites the request that raised it has passed through: upstream is told, for one of them may be behind it, too.
@@ -58,22 +60,27 @@ pub(super) struct Ahead {
 }
 
 impl Question {
-    /// The question of a client who has nothing and insists on nothing.
-    pub(super) fn about(asked: &Asked, classified: &Classified) -> Self {
+    /// The question of somebody who has nothing and insists on nothing.
+    pub(super) fn new(Named { key: url, sources }: Named, classified: Classified) -> Self {
         Self {
-            key: classified.key(&asked.key),
-            url: asked.key.clone(),
-            sources: asked.sources.clone(),
-            classified: classified.clone(),
+            key: classified.key(&url),
+            url,
+            sources,
+            classified,
             cached: None,
             insist: false,
+            damaged: None,
             ahead: None,
-            hops: hops::sites_of(&asked.fields),
+            hops: HeaderMap::new(),
         }
     }
-}
 
-impl Question {
+    /// The same of a client.
+    pub(super) fn about(asked: &Asked, classified: &Classified) -> Self {
+        let named = Named { key: asked.key.clone(), sources: asked.sources.clone() };
+        Self { hops: hops::sites_of(&asked.fields), ..Self::new(named, classified.clone()) }
+    }
+
     /// What it may be found under: its key, and its URL's where that is another.
     pub(super) fn names(&self) -> impl Iterator<Item = KeyHash> + use<> {
         let by_url = self.url.key_hash();
@@ -88,6 +95,8 @@ pub(super) enum Resolution {
     Flight(Arc<Flight>),
     /// What is stored is current.
     Confirmed,
+    /// A download has brought it since the question was raised.
+    Landed,
     /// Upstream has an older version than what is stored, a lagging mirror; or a newer one that is not whole yet.
     Older,
     /// What is stored is a newer version now.
@@ -144,7 +153,10 @@ impl Journey {
                     let (journey, key) = (self.clone(), question.key);
                     tasks::spawn("question", async move {
                         let guard = Closing { journey: &journey, key };
-                        let resolution = journey.inquire(question).await;
+                        let resolution = match journey.has_landed(&question).await {
+                            true => Resolution::Landed,
+                            false => journey.inquire(question).await,
+                        };
                         // A flight is in the list of flights before its question leaves the list of questions.
                         drop(guard);
                         answer.send_replace(Some(resolution));
@@ -158,6 +170,18 @@ impl Journey {
             Err(_) => None,
         };
         (resolution.unwrap_or_else(|| Resolution::Failed(Fault::internal("asking upstream failed"))), joined)
+    }
+
+    /// Has a download begun, and ended, between the look into the store by whoever asks and this question's entry in the list? What it
+    /// has brought is in the store before it leaves the list of flights.
+    async fn has_landed(&self, question: &Question) -> bool {
+        if question.cached.is_some() {
+            return false;
+        }
+        match self.found(&question.url, &question.classified).await {
+            Some(entry) => Some(entry.object) != question.damaged && self.is_trusted(&question.url, &entry).await,
+            None => false,
+        }
     }
 
     /// Asks the site, then upstream.

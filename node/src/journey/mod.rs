@@ -47,7 +47,7 @@ use crate::flight::{Flight, Flights, Reader};
 use crate::ledger::{Ledger, Outcome};
 use crate::os::clock::{Clock, Timestamp};
 use crate::os::rate::Limiter;
-use crate::repos::{Configured, Generations};
+use crate::repos::{Configured, Generations, Named};
 use crate::store::{Blob, Entry, Store};
 use crate::upstream::{OutBody, Upstreams};
 use ask::{Question, Questions, Resolution};
@@ -334,6 +334,7 @@ impl Journey {
             }
             Resolution::Confirmed | Resolution::Older => stored(cached, Outcome::RefreshUnmodified).await,
             Resolution::Replaced(_) => stored(None, Outcome::RefreshModified).await,
+            Resolution::Landed => stored(None, Outcome::Collapsed).await,
             Resolution::Stale(fault) => {
                 tracing::debug!(url = %asked.url, %fault, "served although upstream does not answer");
                 stored(cached, Outcome::Stale).await
@@ -366,15 +367,11 @@ impl Journey {
     async fn fetch_again(&self, entry: &Entry) -> Result<Arc<Flight>, Fault> {
         let mut classified = classify(&entry.url);
         classified.digest = classified.digest.or_else(|| entry.digest.clone());
+        let sources = self.sources(&entry.url, self.0.options.repos.resolve(&entry.url).sources);
         let question = Question {
             key: entry.key,
-            url: entry.url.clone(),
-            sources: self.sources(&entry.url, self.0.options.repos.resolve(&entry.url).sources),
-            classified,
-            cached: None,
-            insist: false,
-            ahead: None,
-            hops: HeaderMap::new(),
+            damaged: Some(entry.object),
+            ..Question::new(Named { key: entry.url.clone(), sources }, classified)
         };
         if let Some(flight) = self.0.flights.join(&entry.key) {
             return Ok(flight);

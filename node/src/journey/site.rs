@@ -222,16 +222,7 @@ impl Journey {
         }
         let Named { sources, .. } = self.0.options.repos.resolve(&url);
         let classified = classify(&url);
-        let question = Question {
-            key,
-            sources,
-            cached: None,
-            insist: false,
-            hops: HeaderMap::new(),
-            ahead: None,
-            classified,
-            url,
-        };
+        let question = Question { key, ..Question::new(Named { key: url, sources }, classified) };
         match self.depart(&question, source, told, true, true).await {
             Some(flight) => {
                 flight.landed().await;

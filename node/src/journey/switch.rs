@@ -16,7 +16,7 @@ use crate::fault::Fault;
 use crate::flight::{self, Departure, Flight};
 use crate::os::clock::Timestamp;
 use crate::os::tasks;
-use crate::repos::{Listed, Named, root};
+use crate::repos::{Listed, root};
 use crate::store::{Entry, Head, ObjectId, Plan};
 use crate::upstream::Answer;
 
@@ -199,23 +199,12 @@ impl Journey {
         if self.found(&listed.url, &classified).await.is_some() {
             return true;
         }
-        let Named { key: url, mut sources } = self.0.options.repos.resolve(&listed.url);
+        let mut named = self.0.options.repos.resolve(&listed.url);
         if let Some(hashed) = by_hash(listed).filter(|_| is_by_hash) {
             // Where a mirror is just being changed the name may have the old content, the digest cannot.
-            sources.splice(0..0, self.0.options.repos.resolve(&hashed).sources);
+            named.sources.splice(0..0, self.0.options.repos.resolve(&hashed).sources);
         }
-        let key = classified.key(&url);
-        let classified_part = classified.clone();
-        let question = Question {
-            key,
-            url,
-            sources,
-            classified: classified_part,
-            cached: None,
-            insist: false,
-            hops: http::HeaderMap::new(),
-            ahead: None,
-        };
+        let question = Question::new(named, classified.clone());
         if let Resolution::Flight(flight) = self.ask(question).await.0 {
             flight.landed().await;
         }
