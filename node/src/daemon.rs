@@ -6,6 +6,7 @@ mod metalinks;
 mod names;
 mod peers;
 mod service;
+mod sight;
 
 use std::io::{self, IsTerminal};
 use std::net::{IpAddr, SocketAddr};
@@ -53,6 +54,7 @@ use chronicle::Chronicle;
 use drain::Leaving;
 use metalinks::Metalinks;
 use peers::Duties;
+use sight::Sight;
 
 /// After a stop was asked for, clients have this long to get the rest of their answers.
 const FAREWELL: Duration = Duration::from_secs(10);
@@ -168,6 +170,7 @@ struct Parts {
     helper: Helper,
     importing: Importing,
     chronicle: Chronicle,
+    sight: Sight,
     events: Events,
     /// What `verify` has found so far, since it was last begun.
     verifying: Arc<Mutex<Option<Verify>>>,
@@ -231,6 +234,7 @@ impl Parts {
             helper,
             importing: Importing::default(),
             chronicle,
+            sight: Sight::default(),
             events: Events::default(),
             verifying,
         }))
@@ -379,16 +383,20 @@ impl Operations for Parts {
         self.clock.now()
     }
 
-    fn series(&self, span: Span) -> Series {
-        self.chronicle.with(|history| history.series(span, self.clock.now()))
+    fn look(&self) -> BoxFuture<'_, ()> {
+        Box::pin(self.look_at_site())
+    }
+
+    fn series(&self, span: Span) -> BoxFuture<'_, Series> {
+        Box::pin(self.series_of_site(span))
     }
 
     fn recent(&self) -> Series {
-        self.chronicle.with(|history| history.recent(Span::Hour, self.clock.now()))
+        self.recent_of_site()
     }
 
     fn hours(&self) -> Vec<(Timestamp, Sums)> {
-        self.chronicle.with(|history| history.hours(self.clock.now(), HOURS_SHOWN))
+        self.hours_of_site()
     }
 
     fn events(&self) -> &Events {

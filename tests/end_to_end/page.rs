@@ -6,6 +6,8 @@ use imirror_tests::http::Connection;
 use imirror_tests::node::{Node, free_port};
 use imirror_tests::origin::{Origin, Page, Trouble};
 
+use super::site::{open, site};
+
 /// Every text on the page with too little contrast to its background (WCAG 2.2, 1.4.3: 4.5 to 1).
 const FAINT: &str = "(() => {
   const parse = (colour) => colour.match(/[\\d.]+/g).map(Number);
@@ -61,6 +63,50 @@ fn busy() -> (Origin, Node, Connection) {
     assert_eq!(download.head().unwrap().0, 200);
     assert_eq!(download.read(1_500_000).len(), 1_500_000);
     (origin, node, download)
+}
+
+#[test]
+fn any_node_shows_what_the_others_do() {
+    let origin = Origin::start();
+    let site = site(2, &origin);
+    origin.put("/pool/vlc_3.0.21_amd64.deb", Page::new(content(1, 3_000_000)));
+    for _ in 0..4 {
+        assert_eq!(site[1].get(&origin.url("/pool/vlc_3.0.21_amd64.deb")).body.len(), 3_000_000);
+    }
+    assert_eq!(site[1].get("http://127.0.0.1:9/pool/lost_1_amd64.deb").status, 403);
+    origin.put("/pool/linux-image-6.12_amd64.deb", Page::new(content(2, 6_000_000)).with(Trouble::StallAt(2_000_000)));
+    let mut download = open(&site[1], &origin.url("/pool/linux-image-6.12_amd64.deb"));
+    assert_eq!(download.head().unwrap().0, 200);
+    assert_eq!(download.read(1_500_000).len(), 1_500_000);
+
+    // Without a script, at the node that did nothing of it.
+    let own = |path| site[0].ask("GET", path, &site[0].address(), &[]).body;
+    let page = || String::from_utf8(own("/-/")).unwrap();
+    site[0].wait_for(|| page().contains("linux-image-6.12_amd64.deb"));
+    let shown = page();
+    for part in [">To</th>", "lab2</td>", "lost_1_amd64.deb", "of 4 requests today"] {
+        assert!(shown.contains(part), "{part}: {shown}");
+    }
+    let status = site[0].status();
+    assert_eq!(status["flights"], serde_json::json!([]));
+    let told = status["site"]["nodes"].as_array().unwrap().iter().find(|node| node["name"] == "lab2").unwrap();
+    assert_eq!(told["report"]["flights"][0]["readers"], 1, "{told}");
+    assert!(told["report"]["history"]["today"]["bytes_to_clients"].as_u64().unwrap() >= 4 * 3_000_000);
+    let history: serde_json::Value = serde_json::from_slice(&own("/-/api/history?span=month")).unwrap();
+    let upstream = |rates: &serde_json::Value| rates.as_array().unwrap().iter().any(|rate| rate.as_u64() > Some(0));
+    assert!(upstream(&history["upstream"]), "{history}");
+
+    // While it is open it goes on.
+    let mut browser = Browser::start();
+    browser.open(&format!("http://{}/-/", site[0].address()));
+    browser.wait_for("document.querySelector('#live').textContent === 'Live'");
+    assert!(browser.text("#downloads").contains("linux-image-6.12_amd64.deb"));
+    browser.size(1200, 900);
+    browser.screenshot("site-light-wide");
+    origin.release();
+    assert_eq!(download.read(4_500_000).len(), 4_500_000);
+    browser.wait_for("document.querySelector('#downloads').hidden");
+    assert_eq!(browser.complaints(), Vec::<String>::new());
 }
 
 #[test]
@@ -145,7 +191,7 @@ fn without_scripts_the_tables_are_there() {
 #[test]
 fn any_node_shows_the_whole_site() {
     let origin = Origin::start();
-    let nodes = crate::site::site(3, &origin);
+    let nodes = site(3, &origin);
     for (i, node) in nodes.iter().enumerate() {
         for package in 0..=i {
             let path = format!("/pool/package-{i}{package}_1_amd64.deb");

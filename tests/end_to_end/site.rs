@@ -81,7 +81,8 @@ fn traffic(node: &Node, name: &str) -> u64 {
     node.status()["traffic"][name].as_u64().unwrap()
 }
 
-fn open(node: &Node, url: &str) -> Connection {
+/// Asks for a URL, and reads nothing yet.
+pub(crate) fn open(node: &Node, url: &str) -> Connection {
     let mut connection = Connection::open(&node.address());
     let host = url.split('/').nth(2).unwrap();
     connection.send(&format!("GET {url} HTTP/1.1\r\nHost: {host}\r\n\r\n"));

@@ -2,7 +2,7 @@
 //!
 //! Each side opens one stream for control, whose first byte is `CONTROL`; frames follow. A peer is connected when its control
 //! stream has come: before that the handshake may still fail on its side. What may get lost goes as datagrams. For each request
-//! a stream in both directions is opened, whose first byte is `REQUEST`.
+//! a stream in both directions is opened, whose first byte says of what kind it is.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -26,6 +26,9 @@ const CONTROL: u8 = 1;
 
 /// First byte of a stream with a request for an object.
 const REQUEST: u8 = 2;
+
+/// First byte of a stream with a question about the peer itself.
+const REPORT: u8 = 3;
 
 /// From the first packet to the peer's control stream.
 const HANDSHAKE: Duration = Duration::from_secs(5);
@@ -60,6 +63,14 @@ pub(super) struct Newcomer {
     pub(super) peer: NodeId,
     connection: Connection,
     control: (SendStream, RecvStream),
+}
+
+/// What a peer wants on a stream of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Request {
+    Object,
+    /// Something that people are to see of this node.
+    Report,
 }
 
 /// What a peer does on a connection.
@@ -166,9 +177,13 @@ impl Link {
     ///
     /// # Errors
     /// The connection has ended, or too many requests are under way on it.
-    pub(super) async fn open(&self) -> io::Result<PeerStream> {
+    pub(super) async fn open(&self, request: Request) -> io::Result<PeerStream> {
         let (mut send, receive) = timeout(FIRST_BYTE, self.connection.open_bi()).await??;
-        send.write_all(&[REQUEST]).await?;
+        let kind = match request {
+            Request::Object => REQUEST,
+            Request::Report => REPORT,
+        };
+        send.write_all(&[kind]).await?;
         Ok(PeerStream { send, receive, _in_use: self.in_use.clone() })
     }
 }
@@ -246,9 +261,13 @@ pub struct PeerStream {
 }
 
 impl PeerStream {
-    /// Reads the first byte; is it a request of a kind that this version knows?
-    pub(super) async fn is_request(&mut self) -> bool {
-        matches!(timeout(FIRST_BYTE, self.receive.read_u8()).await, Ok(Ok(REQUEST)))
+    /// Reads the first byte; nothing for a kind that this version does not know.
+    pub(super) async fn request(&mut self) -> Option<Request> {
+        match timeout(FIRST_BYTE, self.receive.read_u8()).await {
+            Ok(Ok(REQUEST)) => Some(Request::Object),
+            Ok(Ok(REPORT)) => Some(Request::Report),
+            _ => None,
+        }
     }
 
     /// Until the peer has all that was written, or wants no more of it: then the rest, which may be as much as the stream's window, is not

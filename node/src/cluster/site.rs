@@ -2,6 +2,7 @@
 //! wants done is done here. What is decided is decided there.
 
 mod forgetting;
+mod reports;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
@@ -22,7 +23,7 @@ use tokio::time::MissedTickBehavior;
 use super::discovery::{Announcement, Candidate, Discovery, Wanted, own_addresses};
 use super::endpoint::{self, canonical};
 use super::identity::Identity;
-use super::links::{self, Event, Link, Newcomer, PeerStream};
+use super::links::{self, Event, Link, Newcomer, PeerStream, Request};
 use crate::classify::KeyHash;
 use crate::ledger::metrics::SiteCounts;
 use crate::os::clock::Clock;
@@ -73,6 +74,8 @@ pub trait Host: Send + Sync + 'static {
     fn forget(&self, order: Order) -> BoxFuture<'static, u64>;
     /// How this node does.
     fn load(&self) -> Load;
+    /// What people are to see of this node at another, see [`Site::ask_report`]; nothing if the question makes no sense. Does not block.
+    fn report(&self, question: &str) -> Option<String>;
 }
 
 /// See [`Input::Load`].
@@ -357,8 +360,12 @@ impl Site {
     /// # Errors
     /// There is no connection with it, or it has ended.
     pub async fn stream(&self, peer: NodeId) -> std::io::Result<PeerStream> {
+        self.open_stream(peer, Request::Object).await
+    }
+
+    async fn open_stream(&self, peer: NodeId, request: Request) -> std::io::Result<PeerStream> {
         let link = self.0.state().links.get(&peer).and_then(|links| links.last().cloned());
-        link.ok_or(std::io::ErrorKind::NotConnected)?.open().await
+        link.ok_or(std::io::ErrorKind::NotConnected)?.open(request).await
     }
 
     /// A peer is being asked for an object; to be followed by [`Self::answered`].
@@ -595,8 +602,10 @@ impl Site {
             Event::Request(mut stream) => {
                 let Some(host) = self.0.host.get().cloned() else { return };
                 tasks::spawn("peer request", async move {
-                    if stream.is_request().await {
-                        host.serve(peer, stream).await;
+                    match stream.request().await {
+                        Some(Request::Object) => host.serve(peer, stream).await,
+                        Some(Request::Report) => reports::answer(stream, host.as_ref()).await,
+                        None => {}
                     }
                 });
             }

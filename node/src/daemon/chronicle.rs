@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
-use super::Parts;
+use super::{HOURS_SHOWN, Parts};
 use crate::door::pages;
-use crate::ledger::history::{File, History, Sums};
+use crate::ledger::history::{File, History, Series, Span, Sums};
 use crate::ledger::status::{Kept, Traffic};
 use crate::os::clock::Timestamp;
 use crate::os::tasks;
@@ -64,6 +64,20 @@ impl Chronicle {
     }
 }
 
+impl Parts {
+    pub(super) fn own_series(&self, span: Span) -> Series {
+        self.chronicle.with(|history| history.series(span, self.clock.now()))
+    }
+
+    pub(super) fn own_recent(&self) -> Series {
+        self.chronicle.with(|history| history.recent(Span::Hour, self.clock.now()))
+    }
+
+    pub(super) fn own_hours(&self) -> Vec<(Timestamp, Sums)> {
+        self.chronicle.with(|history| history.hours(self.clock.now(), HOURS_SHOWN))
+    }
+}
+
 /// Until the node stops.
 pub(super) async fn keep(parts: Arc<Parts>, mut stopping: watch::Receiver<bool>) {
     let mut tick = tokio::time::interval(EVERY);
@@ -74,7 +88,10 @@ pub(super) async fn keep(parts: Arc<Parts>, mut stopping: watch::Receiver<bool>)
             _ = stopping.wait_for(|stop| *stop) => return,
         }
         parts.chronicle.record(parts.clock.now(), &parts.ledger.traffic());
-        parts.events.tell(|| pages::snapshot(&*parts));
+        if parts.events.listeners() > 0 {
+            parts.look_at_site().await;
+            parts.events.tell(|| pages::snapshot(&*parts));
+        }
         looks += 1;
         if looks.is_multiple_of(WRITE_EVERY) {
             parts.chronicle.write().await;

@@ -1,6 +1,6 @@
 //! What the site wants of this node, and what the node shows of the site.
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use futures_util::future::BoxFuture;
 use imirror_protocol::{MemberStatus, NodeId};
@@ -24,6 +24,7 @@ pub(super) struct Duties {
     journey: Journey,
     door: PeerDoor,
     busyness: Busyness,
+    parts: Weak<Parts>,
     /// One order after the other: each may look at all that is stored.
     forgetting: Arc<Semaphore>,
 }
@@ -33,7 +34,13 @@ impl Duties {
         let (flights, ledger) = (parts.journey.flights().clone(), parts.ledger.clone());
         let door = PeerDoor::new(flights, ledger, parts.clock.clone(), Limits::default());
         let forgetting = Arc::new(Semaphore::new(1));
-        Self { journey: parts.journey.clone(), door, busyness: Busyness::default(), forgetting }
+        Self {
+            journey: parts.journey.clone(),
+            door,
+            busyness: Busyness::default(),
+            parts: Arc::downgrade(parts),
+            forgetting,
+        }
     }
 }
 
@@ -65,6 +72,10 @@ impl Host for Duties {
         let usage = self.journey.store().usage();
         let free = usage.limit_bytes.saturating_sub(usage.bytes) as f64 / usage.limit_bytes.max(1) as f64;
         Load { load: in_byte(self.busyness.now()), room: in_byte(free), bytes: usage.bytes }
+    }
+
+    fn report(&self, question: &str) -> Option<String> {
+        self.parts.upgrade()?.tell(question)
     }
 }
 
@@ -118,6 +129,7 @@ pub(super) fn status(parts: &Parts, usage: &Usage, address: &str) -> Site {
         bytes: usage.bytes,
         load: load(status.head.load),
         round_trip_ms: None,
+        report: None,
     };
     let member = |member: &MemberStatus| {
         let head = member.head;
@@ -135,6 +147,7 @@ pub(super) fn status(parts: &Parts, usage: &Usage, address: &str) -> Site {
             bytes: head.map_or(0, |head| head.bytes),
             load: head.map_or(0.0, |head| load(head.load)),
             round_trip_ms: parts.site.round_trip(member.node).map(|time| time.as_secs_f64() * 1e3),
+            report: parts.sight.report(member.node),
         }
     };
     Site {

@@ -23,11 +23,13 @@ pub trait Operations: Send + Sync {
     fn health(&self) -> Health;
     fn metrics(&self) -> String;
     fn now(&self) -> Timestamp;
-    /// Rates of traffic up to now.
-    fn series(&self, span: Span) -> Series;
+    /// Asks the other nodes how they are, for what follows; takes a fraction of a second at most.
+    fn look(&self) -> BoxFuture<'_, ()>;
+    /// Rates of the site's traffic up to now.
+    fn series(&self, span: Span) -> BoxFuture<'_, Series>;
     /// The end of the last hour's rates.
     fn recent(&self) -> Series;
-    /// Traffic by the hour, the latest first.
+    /// The site's traffic by the hour, the latest first.
     fn hours(&self) -> Vec<(Timestamp, Sums)>;
     /// Who is told what happens.
     fn events(&self) -> &Events;
@@ -75,6 +77,9 @@ pub async fn answer(operations: &dyn Operations, method: &Method, path: &str, re
     let (path, query) = path.split_once('?').unwrap_or((path, ""));
     let reads = method == Method::GET || method == Method::HEAD;
     let trusted = reader == Reader::Operator;
+    if reads && matches!(path, "/" | "/-" | "/-/" | "/-/api/status") {
+        operations.look().await;
+    }
     match path {
         "/" | "/-" | "/-/" if reads => html(with_view(operations, page::overview)),
         "/-/clients" if reads => {
@@ -86,7 +91,7 @@ pub async fn answer(operations: &dyn Operations, method: &Method, path: &str, re
             html(page::clients(&status, address))
         }
         "/-/api/history" if reads => match query.strip_prefix("span=").and_then(Span::named) {
-            Some(span) => json(&operations.series(span)),
+            Some(span) => json(&operations.series(span).await),
             None => text(StatusCode::BAD_REQUEST, "text/plain", "ask for span=hour, days or month\n"),
         },
         "/-/api/status" if reads => json(&operations.status()),
@@ -253,8 +258,11 @@ mod tests {
         fn now(&self) -> Timestamp {
             Timestamp(1_793_526_185_007)
         }
-        fn series(&self, span: Span) -> Series {
-            self.history.series(span, self.now())
+        fn look(&self) -> BoxFuture<'_, ()> {
+            Box::pin(std::future::ready(()))
+        }
+        fn series(&self, span: Span) -> BoxFuture<'_, Series> {
+            Box::pin(std::future::ready(self.history.series(span, self.now())))
         }
         fn recent(&self) -> Series {
             self.history.recent(Span::Hour, self.now())

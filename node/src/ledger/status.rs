@@ -44,6 +44,7 @@ impl Status {
                     bytes: 12 << 30,
                     load: 0.25,
                     round_trip_ms: None,
+                    report: None,
                 }],
             },
             cache: Cache { objects: 4711, bytes: 12 << 30, limit_bytes: 50 << 30 },
@@ -137,6 +138,73 @@ pub struct Member {
     /// Of a packet from the node that answers, in milliseconds; `None` of itself, and where there is no connection.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub round_trip_ms: Option<f64>,
+    /// What it has told lately; `None` of the node that answers, which says the same of itself elsewhere, and where it does not tell.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub report: Option<Report>,
+}
+
+/// What a node tells the others, for people to see.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Report {
+    pub flights: Vec<Flight>,
+    pub history: Kept,
+    /// The latest first.
+    pub errors: Vec<Failure>,
+    /// As of [`Health::degraded`].
+    pub degraded: Vec<String>,
+}
+
+/// Downloads in progress that one node tells another of, the longest first.
+const FLIGHTS_TOLD_MAX: usize = 100;
+
+impl Report {
+    /// What the node of this status tells.
+    pub fn of(status: Status, health: Health) -> Self {
+        let mut flights = status.flights;
+        flights.truncate(FLIGHTS_TOLD_MAX);
+        Self { flights, history: status.history, errors: status.errors, degraded: health.degraded }
+    }
+}
+
+/// The whole site, as far as its nodes have told.
+impl Status {
+    /// Is there anybody else?
+    pub fn has_others(&self) -> bool {
+        self.site.nodes.len() > 1
+    }
+
+    /// Downloads in progress, each with the node that makes it; this node's first.
+    pub fn flights_of_site(&self) -> Vec<(&str, &Flight)> {
+        let own = self.flights.iter().map(|flight| (self.node.name.as_str(), flight));
+        own.chain(self.reports().flat_map(|(name, it)| it.flights.iter().map(move |flight| (name, flight)))).collect()
+    }
+
+    /// What has failed, each with the node where it did; the latest first.
+    pub fn errors_of_site(&self) -> Vec<(&str, &Failure)> {
+        let own = self.errors.iter().map(|failure| (self.node.name.as_str(), failure));
+        let others = self.reports().flat_map(|(name, it)| it.errors.iter().map(move |failure| (name, failure)));
+        let mut all: Vec<_> = own.chain(others).collect();
+        all.sort_by_key(|(_, failure)| std::cmp::Reverse(failure.at));
+        all
+    }
+
+    /// What other nodes do not do as they should, each with its name.
+    pub fn others_degraded(&self) -> Vec<(&str, &str)> {
+        self.reports().flat_map(|(name, it)| it.degraded.iter().map(move |why| (name, why.as_str()))).collect()
+    }
+
+    /// What went through all nodes together.
+    pub fn history_of_site(&self) -> Kept {
+        self.reports().fold(self.history, |sum, (_, report)| Kept {
+            today: sum.today.plus(&report.history.today),
+            total: sum.total.plus(&report.history.total),
+        })
+    }
+
+    fn reports(&self) -> impl Iterator<Item = (&str, &Report)> {
+        self.site.nodes.iter().filter_map(|node| Some((node.name.as_str(), node.report.as_ref()?)))
+    }
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -310,6 +378,7 @@ pub struct Import {
 
 /// What went through the node; kept over restarts.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Kept {
     /// Since midnight, local time.
     pub today: Sums,

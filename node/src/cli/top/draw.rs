@@ -12,6 +12,7 @@ use super::model::{Model, Panel, Place, Snapshot};
 use super::sheet::{Column, Sheet, Tone};
 use crate::cli::screen::{bytes, duration, fitted, percent};
 use crate::ledger::history::Span;
+use crate::ledger::status::Kept;
 use crate::os::clock::Timestamp;
 
 /// Smaller than this, nothing can be read.
@@ -139,8 +140,11 @@ fn trouble(model: &Model, now: Timestamp) -> Vec<String> {
         lines.push(format!("NO ANSWER for {}; {old}it is asked every second", duration(now.since(*since))));
         lines.push(why.clone());
     }
-    let degraded = model.latest.iter().flat_map(|snapshot| &snapshot.health.degraded);
-    lines.extend(degraded.map(|reason| format!("DEGRADED: {reason}")));
+    if let Some(snapshot) = &model.latest {
+        lines.extend(snapshot.health.degraded.iter().map(|reason| format!("DEGRADED: {reason}")));
+        let others = snapshot.status.others_degraded();
+        lines.extend(others.into_iter().map(|(node, reason)| format!("DEGRADED: {node}: {reason}")));
+    }
     lines.truncate(LINES_MAX);
     lines
 }
@@ -148,7 +152,7 @@ fn trouble(model: &Model, now: Timestamp) -> Vec<String> {
 /// Three lines of two columns.
 fn figures(snapshot: &Snapshot, width: usize) -> Vec<Line<'static>> {
     let (cache, site) = (&snapshot.status.cache, &snapshot.status.site);
-    let (today, total) = (&snapshot.status.history.today, &snapshot.status.history.total);
+    let Kept { today, total } = snapshot.status.history_of_site();
     let time = today.time_saved().filter(|time| time.as_secs() > 0);
     let time = time.map_or_else(String::new, |time| format!(" ({})", duration(time)));
     let stored: u64 = site.nodes.iter().map(|node| node.bytes).sum();

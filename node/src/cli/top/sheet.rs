@@ -60,12 +60,12 @@ const NODES: &[Column] = &[
     Number("ROUND TRIP"),
 ];
 const DOWNLOADS: &[Column] =
-    &[Text("FILE"), Number("SO FAR"), Number("DONE"), Number("RATE"), Number("READERS"), Text("FROM")];
+    &[Text("FILE"), Number("SO FAR"), Number("DONE"), Number("RATE"), Number("READERS"), Text("FROM"), Text("TO")];
 const POPULAR: &[Column] = &[Text("PACKAGE"), Number("DEMAND"), Number("COPIES")];
 const REPOSITORIES: &[Column] =
     &[Text("REPOSITORY"), Text("GENERATION"), Number("AGE"), Number("PACKAGES"), Text("FROM")];
 const HELPER: &[Column] = &[Text("WHAT"), Text("HOW IT STANDS")];
-const ERRORS: &[Column] = &[Number("LAST"), Number("TIMES"), Text("ASKED FOR"), Text("WHY")];
+const ERRORS: &[Column] = &[Number("LAST"), Number("TIMES"), Text("AT"), Text("ASKED FOR"), Text("WHY")];
 
 impl Sheet {
     /// How many columns a panel has.
@@ -178,7 +178,7 @@ fn nodes(snapshot: &Snapshot) -> Vec<Line> {
 }
 
 fn downloads(snapshot: &Snapshot) -> Vec<Line> {
-    let line = |flight: &Flight| {
+    let line = |(node, flight): &(&str, &Flight)| {
         let (host, what) = flight.origin();
         let done = match flight.total.filter(|total| *total > 0) {
             Some(total) => {
@@ -194,12 +194,13 @@ fn downloads(snapshot: &Snapshot) -> Vec<Line> {
             Cell::Number(flight.rate as f64, format!("{}/s", bytes(flight.rate))),
             Cell::count(flight.readers),
             Cell::Text(host.to_owned()),
+            Cell::Text((*node).to_owned()),
         ];
         let total = flight.total.map_or_else(String::new, |total| format!(" of {}", bytes(total)));
-        let detail = format!("{}{total} from {what} {host}: {}", bytes(flight.bytes), flight.url);
+        let detail = format!("{}{total} from {what} {host} to {node}: {}", bytes(flight.bytes), flight.url);
         Line { cells, tone: Tone::Plain, detail }
     };
-    snapshot.status.flights.iter().map(line).collect()
+    snapshot.status.flights_of_site().iter().map(line).collect()
 }
 
 fn popular(snapshot: &Snapshot) -> Vec<Line> {
@@ -284,22 +285,25 @@ fn helper(snapshot: &Snapshot) -> Vec<Line> {
 }
 
 fn errors(snapshot: &Snapshot, now: Timestamp) -> Vec<Line> {
-    let failures = snapshot.status.errors.iter().map(|failure| {
+    let errors = snapshot.status.errors_of_site();
+    let failures = errors.iter().map(|(node, failure)| {
         let ago = now.since(failure.at);
         // The latest in front.
         let cells = vec![
             Cell::Number(-ago.as_secs_f64(), format!("{} ago", duration(ago))),
             Cell::count(failure.times),
+            Cell::Text((*node).to_owned()),
             Cell::Text(file_name(&failure.what).to_owned()),
             Cell::Text(failure.why.clone()),
         ];
-        Line { cells, tone: Tone::Bad, detail: format!("{}: {}", failure.what, failure.why) }
+        Line { cells, tone: Tone::Bad, detail: format!("at {node}: {}: {}", failure.what, failure.why) }
     });
     let hosts = snapshot.health.unreachable.iter().map(|host| {
         let (name, why) = host.split_once(": ").unwrap_or((host, ""));
         let cells = vec![
             Cell::Number(0.0, "now".into()),
             Cell::unknown(),
+            Cell::Text(snapshot.status.node.name.clone()),
             Cell::Text(name.to_owned()),
             Cell::Text(why.to_owned()),
         ];

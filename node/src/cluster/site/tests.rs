@@ -45,6 +45,10 @@ impl Host for Answering {
     fn load(&self) -> Load {
         Load::default()
     }
+
+    fn report(&self, question: &str) -> Option<String> {
+        (question == "how are you").then(|| "well".into())
+    }
 }
 
 struct Node {
@@ -188,6 +192,21 @@ async fn who_has_another_token_stays_out() {
     assert!(a.knows(&b) && b.knows(&a) && within(a.is_answered_by(&b)).await);
     assert_eq!(a.site.status().members.len(), 1);
     assert_eq!(b.site.counts().handshakes_refused, 0);
+}
+
+#[tokio::test]
+async fn a_node_tells_another_how_it_is() {
+    let a = Node::start(&token(1), &[]);
+    let b = Node::start(&token(1), &[a.address]);
+    meet(&[&a, &b]).await;
+    let ask = |question: &'static str| a.site.ask_report(b.site.own(), question, PATIENCE);
+    assert_eq!(ask("how are you").await.as_deref(), Some(&b"well"[..]));
+    let too_long = "how are you".repeat(6);
+    let too_long = a.site.ask_report(b.site.own(), &too_long, PATIENCE);
+    assert_eq!((ask("who are you").await, ask("").await, too_long.await), (None, None, None));
+    let nobody = a.site.ask_report(a.site.own(), "how are you", PATIENCE);
+    assert_eq!(nobody.await, None);
+    assert_eq!(ask("how are you").await.as_deref(), Some(&b"well"[..]));
 }
 
 #[tokio::test]

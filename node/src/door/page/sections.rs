@@ -7,6 +7,9 @@ use crate::ledger::history::Sums;
 use crate::ledger::status::{Failure, Flight, Member, Popular, Repo};
 use crate::os::clock::Timestamp;
 
+/// Rows of errors, which each node of the site may have a score of.
+const ERRORS_SHOWN: usize = 30;
+
 /// A part of the overview.
 pub(super) struct Section {
     pub(super) id: &'static str,
@@ -34,6 +37,12 @@ fn trouble(view: &View<'_>) -> Markup {
     for reason in &view.health.degraded {
         push(&mut out, format_args!("<p class=bad><strong>Degraded.</strong> {}</p>", Escaped(reason)));
     }
+    for (node, reason) in view.status.others_degraded() {
+        push(
+            &mut out,
+            format_args!("<p class=bad><strong>{} is degraded.</strong> {}</p>", Escaped(node), Escaped(reason)),
+        );
+    }
     out
 }
 
@@ -43,7 +52,7 @@ fn figure(name: &str, value: &str, note: &str) -> Markup {
 }
 
 fn figures(view: &View<'_>) -> Markup {
-    let (cache, history) = (&view.status.cache, &view.status.history);
+    let (cache, history) = (&view.status.cache, &view.status.history_of_site());
     let time = |sums: &Sums| match sums.time_saved() {
         Some(time) if time.as_secs() > 0 => format!("about {} of the uplink", duration(time)),
         _ => "that did not cross the uplink".into(),
@@ -54,11 +63,8 @@ fn figures(view: &View<'_>) -> Markup {
     out += &figure("Saved in total", &bytes(history.total.bytes_saved()), &time(&history.total));
     let asked = format!("of {} today", plural(today.hits + today.misses, "request"));
     out += &figure("Hits by request", &percent(today.hit_ratio()), &asked);
-    out += &figure(
-        "Hits by byte",
-        &percent(today.byte_hit_ratio()),
-        &format!("of {} today", bytes(today.bytes_to_clients)),
-    );
+    let sent = format!("of {} today", bytes(today.bytes_to_clients));
+    out += &figure("Hits by byte", &percent(today.byte_hit_ratio()), &sent);
     let fill = format!(
         "<meter min=0 max={1} value={0} aria-label=\"Room in use\"></meter> {2} of {3}",
         cache.bytes,
@@ -78,7 +84,7 @@ fn figures(view: &View<'_>) -> Markup {
 
 fn downloads(view: &View<'_>) -> Markup {
     use Column::{Head, Number, Text};
-    let row = |flight: &Flight| {
+    let row = |(node, flight): &(&str, &Flight)| {
         let (done, bar) = match flight.total.filter(|total| *total > 0) {
             Some(total) => (
                 format!("{} of {}", bytes(flight.bytes), bytes(total)),
@@ -86,16 +92,24 @@ fn downloads(view: &View<'_>) -> Markup {
             ),
             None => (bytes(flight.bytes), Markup::new()),
         };
-        vec![
+        let mut row = vec![
             file(&flight.url),
             format!("{bar} {done}"),
             format!("{}/s", bytes(flight.rate)),
             number(flight.readers),
             source(flight),
-        ]
+        ];
+        row.extend(at(view, node));
+        row
     };
-    let columns = [Head("File"), Text("So far"), Number("Rate"), Number("Readers"), Text("From")];
-    table("Downloads in progress", &columns, &view.status.flights.iter().map(row).collect::<Vec<_>>())
+    let mut columns = vec![Head("File"), Text("So far"), Number("Rate"), Number("Readers"), Text("From")];
+    columns.extend(view.status.has_others().then_some(Text("To")));
+    table("Downloads in progress", &columns, &view.status.flights_of_site().iter().map(row).collect::<Vec<_>>())
+}
+
+/// Which node it is about, where there are several.
+fn at(view: &View<'_>, node: &str) -> Option<Markup> {
+    view.status.has_others().then(|| text(node))
 }
 
 /// Without a word for what needs none.
@@ -223,12 +237,17 @@ fn unreachable(view: &View<'_>) -> Markup {
 }
 
 fn errors(view: &View<'_>) -> Markup {
-    let row = |failure: &Failure| {
+    let row = |(node, failure): &(&str, &Failure)| {
         let ago = format!("{} ago", duration(view.now.since(failure.at)));
-        vec![file(&failure.what), text(&failure.why), number(failure.times), ago]
+        let mut row = vec![file(&failure.what), text(&failure.why), number(failure.times), ago];
+        row.extend(at(view, node));
+        row
     };
-    let columns = [Column::Head("Asked for"), Column::Text("Why"), Column::Number("Times"), Column::Number("Last")];
-    table("Recent errors", &columns, &view.status.errors.iter().map(row).collect::<Vec<_>>())
+    let mut columns =
+        vec![Column::Head("Asked for"), Column::Text("Why"), Column::Number("Times"), Column::Number("Last")];
+    columns.extend(view.status.has_others().then_some(Column::Text("At")));
+    let errors = view.status.errors_of_site();
+    table("Recent errors", &columns, &errors.iter().take(ERRORS_SHOWN).map(row).collect::<Vec<_>>())
 }
 
 /// The chart in numbers, also for who cannot see it.

@@ -15,6 +15,7 @@ use ring::Ring;
 
 /// Sums of what has happened, since the start of the node or within some time.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Sums {
     pub bytes_from_memory: u64,
     pub bytes_from_disk: u64,
@@ -57,6 +58,28 @@ pub struct Series {
     pub disk: Vec<Option<u64>>,
     pub peers: Vec<Option<u64>>,
     pub upstream: Vec<Option<u64>>,
+}
+
+impl Series {
+    /// Adds what another node has counted in the same intervals, by its own clock.
+    pub fn add(&mut self, other: &Self) {
+        if other.step != self.step || self.step == 0 {
+            return;
+        }
+        let add = |to: &mut Vec<Option<u64>>, from: &[Option<u64>]| {
+            for (i, rate) in from.iter().enumerate() {
+                let place = (other.start / other.step + i as u64).checked_sub(self.start / self.step);
+                let place = place.and_then(|place| to.get_mut(usize::try_from(place).ok()?));
+                if let (Some(place), Some(rate)) = (place, rate) {
+                    *place = Some(place.unwrap_or(0).saturating_add(*rate));
+                }
+            }
+        };
+        add(&mut self.memory, &other.memory);
+        add(&mut self.disk, &other.disk);
+        add(&mut self.peers, &other.peers);
+        add(&mut self.upstream, &other.upstream);
+    }
 }
 
 /// What was counted before this node's start, and since.
@@ -201,7 +224,8 @@ impl Sums {
         (self.bytes_to_clients > 0).then(|| self.bytes_saved() as f64 / self.bytes_to_clients as f64)
     }
 
-    fn plus(&self, other: &Self) -> Self {
+    /// Both together.
+    pub fn plus(&self, other: &Self) -> Self {
         self.with(other, u64::saturating_add)
     }
 

@@ -104,3 +104,28 @@ proptest! {
         prop_assert_eq!(history.since(Timestamp(NOON - 300_000), Timestamp(at)).bytes_from_upstream, counted);
     }
 }
+
+#[test]
+fn what_nodes_have_counted_adds_up_by_the_clock() {
+    let series = |start: u64, rates: [Option<u64>; 3]| Series {
+        start,
+        step: 10,
+        memory: vec![None; 3],
+        disk: rates.to_vec(),
+        peers: vec![Some(0); 3],
+        upstream: Vec::new(),
+    };
+    let own = series(1000, [Some(1), None, Some(u64::MAX)]);
+    let sum = |other: Series| {
+        let mut all = own.clone();
+        all.add(&other);
+        (all.start, all.disk)
+    };
+    assert_eq!(sum(series(1000, [Some(5), Some(6), Some(7)])), (1000, vec![Some(6), Some(6), Some(u64::MAX)]));
+    assert_eq!(sum(series(1010, [Some(5), None, Some(7)])), (1000, vec![Some(1), Some(5), Some(u64::MAX)]));
+    assert_eq!(sum(series(980, [Some(5), Some(6), Some(7)])), (1000, vec![Some(8), None, Some(u64::MAX)]));
+    // Another's clock, or what no node of ours says.
+    for other in [series(0, [Some(5); 3]), series(u64::MAX, [Some(5); 3]), Series { step: 0, ..own.clone() }] {
+        assert_eq!(sum(other), (1000, own.disk.clone()));
+    }
+}
