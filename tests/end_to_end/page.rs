@@ -84,7 +84,7 @@ fn any_node_shows_what_the_others_do() {
     let page = || String::from_utf8(own("/-/")).unwrap();
     site[0].wait_for(|| page().contains("linux-image-6.12_amd64.deb"));
     let shown = page();
-    for part in [">To</th>", "lab2</td>", "lost_1_amd64.deb", "of 4 requests today"] {
+    for part in [">To</th>", "lab2</td>", "lost_1_amd64.deb", "<small>at lab2</small>", "of 4 requests today"] {
         assert!(shown.contains(part), "{part}: {shown}");
     }
     let status = site[0].status();

@@ -151,19 +151,22 @@ pub struct Report {
     pub history: Kept,
     /// The latest first.
     pub errors: Vec<Failure>,
+    pub repos: Vec<Repo>,
+    pub helper: Helper,
     /// As of [`Health::degraded`].
     pub degraded: Vec<String>,
 }
 
-/// Downloads in progress that one node tells another of, the longest first.
-const FLIGHTS_TOLD_MAX: usize = 100;
+/// Downloads in progress, and repositories, that one node tells another of.
+const TOLD_MAX: usize = 100;
 
 impl Report {
     /// What the node of this status tells.
     pub fn of(status: Status, health: Health) -> Self {
-        let mut flights = status.flights;
-        flights.truncate(FLIGHTS_TOLD_MAX);
-        Self { flights, history: status.history, errors: status.errors, degraded: health.degraded }
+        let Status { mut flights, history, errors, mut repos, helper, .. } = status;
+        flights.truncate(TOLD_MAX);
+        repos.truncate(TOLD_MAX);
+        Self { flights, history, errors, repos, helper, degraded: health.degraded }
     }
 }
 
@@ -187,6 +190,26 @@ impl Status {
         let mut all: Vec<_> = own.chain(others).collect();
         all.sort_by_key(|(_, failure)| std::cmp::Reverse(failure.at));
         all
+    }
+
+    /// All repositories, each as the node tells it that has its newest generation; this node's come first.
+    pub fn repos_of_site(&self) -> Vec<&Repo> {
+        let mut all: Vec<&Repo> = self.repos.iter().collect();
+        for repo in self.reports().flat_map(|(_, report)| &report.repos) {
+            match all.iter_mut().find(|known| known.name == repo.name) {
+                Some(known) if known.made() < repo.made() => *known = repo,
+                Some(_) => {}
+                None => all.push(repo),
+            }
+        }
+        all
+    }
+
+    /// The helpers that have something to do, each with its node.
+    pub fn helpers_of_site(&self) -> Vec<(&str, &Helper)> {
+        let others = self.reports().map(|(name, report)| (name, &report.helper));
+        let all = std::iter::once((self.node.name.as_str(), &self.helper)).chain(others);
+        all.filter(|(_, helper)| helper.enabled || helper.wanted > 0).collect()
     }
 
     /// What other nodes do not do as they should, each with its name.

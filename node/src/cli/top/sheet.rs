@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::model::{Panel, Place, Snapshot};
 use crate::cli::screen::{bytes, duration, file_name};
-use crate::ledger::status::Flight;
+use crate::ledger::status::{Flight, Helper};
 use crate::os::clock::Timestamp;
 
 /// A panel's table.
@@ -64,7 +64,7 @@ const DOWNLOADS: &[Column] =
 const POPULAR: &[Column] = &[Text("PACKAGE"), Number("DEMAND"), Number("COPIES")];
 const REPOSITORIES: &[Column] =
     &[Text("REPOSITORY"), Text("GENERATION"), Number("AGE"), Number("PACKAGES"), Text("FROM")];
-const HELPER: &[Column] = &[Text("WHAT"), Text("HOW IT STANDS")];
+const HELPER: &[Column] = &[Text("AT"), Text("WHAT"), Text("HOW IT STANDS")];
 const ERRORS: &[Column] = &[Number("LAST"), Number("TIMES"), Text("AT"), Text("ASKED FOR"), Text("WHY")];
 
 impl Sheet {
@@ -85,7 +85,7 @@ impl Sheet {
             Panel::Downloads => (downloads(snapshot), "nothing is being downloaded from upstream or peers"),
             Panel::Popular => (popular(snapshot), "no package has been asked for yet"),
             Panel::Repositories => (repositories(snapshot, now), "no repository's metadata has passed through yet"),
-            Panel::Helper => (helper(snapshot), "the helper is off: `helper.enabled` switches it on"),
+            Panel::Helper => (helpers(snapshot), "the helper is off: `helper.enabled` switches it on"),
             Panel::Errors => (errors(snapshot, now), "nothing has failed of late"),
         };
         Self { columns: titles(panel), lines, empty }
@@ -226,7 +226,7 @@ fn copies(copies: u64) -> String {
 }
 
 fn repositories(snapshot: &Snapshot, now: Timestamp) -> Vec<Line> {
-    let repos = snapshot.status.repos.iter().map(|repo| {
+    let repos = snapshot.status.repos_of_site().into_iter().map(|repo| {
         let made = repo.made();
         let age = made.map_or_else(Cell::unknown, |made| {
             let age = now.since(made);
@@ -251,14 +251,15 @@ fn repositories(snapshot: &Snapshot, now: Timestamp) -> Vec<Line> {
     repos.collect()
 }
 
-fn helper(snapshot: &Snapshot) -> Vec<Line> {
-    let helper = &snapshot.status.helper;
-    if !helper.enabled && helper.wanted == 0 {
-        return Vec::new();
-    }
+fn helpers(snapshot: &Snapshot) -> Vec<Line> {
+    let helpers = snapshot.status.helpers_of_site();
+    helpers.into_iter().flat_map(|(node, it)| helper(node, it)).collect()
+}
+
+fn helper(node: &str, helper: &Helper) -> Vec<Line> {
     let line = |tone: Tone, what: &str, how: String| Line {
-        detail: format!("{what}: {how}"),
-        cells: vec![Cell::Text(what.into()), Cell::Text(how)],
+        detail: format!("{node}: {what}: {how}"),
+        cells: vec![Cell::Text(node.into()), Cell::Text(what.into()), Cell::Text(how)],
         tone,
     };
     let plain = |what: &str, how: String| line(Tone::Plain, what, how);

@@ -4,10 +4,10 @@
 use super::View;
 use super::markup::{Column, Escaped, Markup, bytes, duration, number, percent, plural, push, table, text};
 use crate::ledger::history::Sums;
-use crate::ledger::status::{Failure, Flight, Member, Popular, Repo};
+use crate::ledger::status::{Failure, Flight, Helper, Member, Popular, Repo};
 use crate::os::clock::Timestamp;
 
-/// Rows of errors, which each node of the site may have a score of.
+/// Rows of errors, of which each node of the site may have a score.
 const ERRORS_SHOWN: usize = 30;
 
 /// A part of the overview.
@@ -26,7 +26,7 @@ pub(super) const SECTIONS: [Section; 10] = [
     Section { id: "nodes", heading: "Nodes", render: nodes },
     Section { id: "popular", heading: "Popular", render: popular },
     Section { id: "repositories", heading: "Repositories", render: repositories },
-    Section { id: "helper", heading: "Helper", render: helper },
+    Section { id: "helper", heading: "Helper", render: helpers },
     Section { id: "unreachable", heading: "Unreachable upstreams", render: unreachable },
     Section { id: "errors", heading: "Recent errors", render: errors },
     Section { id: "traffic", heading: "Traffic by the hour", render: traffic },
@@ -197,14 +197,18 @@ fn repositories(view: &View<'_>) -> Markup {
         ]
     };
     let columns = [Head("Repository"), Text("Generation"), Number("Age"), Number("Packages"), Text("Upstream")];
-    table("Repositories", &columns, &view.status.repos.iter().map(row).collect::<Vec<_>>())
+    table("Repositories", &columns, &view.status.repos_of_site().into_iter().map(row).collect::<Vec<_>>())
 }
 
-fn helper(view: &View<'_>) -> Markup {
-    let helper = &view.status.helper;
-    if !helper.enabled && helper.wanted == 0 {
-        return Markup::new();
-    }
+fn helpers(view: &View<'_>) -> Markup {
+    let one = |(node, it): (&str, &Helper)| match at(view, node) {
+        Some(node) => format!("<h3>{node}</h3>{}", helper(it)),
+        None => helper(it),
+    };
+    view.status.helpers_of_site().into_iter().map(one).collect()
+}
+
+fn helper(helper: &Helper) -> Markup {
     let current = helper.current.as_ref().map_or_else(String::new, |current| {
         let left = helper.seconds_left.map_or_else(String::new, |seconds| {
             format!(", {} left", duration(std::time::Duration::from_secs(seconds)))
@@ -239,13 +243,10 @@ fn unreachable(view: &View<'_>) -> Markup {
 fn errors(view: &View<'_>) -> Markup {
     let row = |(node, failure): &(&str, &Failure)| {
         let ago = format!("{} ago", duration(view.now.since(failure.at)));
-        let mut row = vec![file(&failure.what), text(&failure.why), number(failure.times), ago];
-        row.extend(at(view, node));
-        row
+        let at = at(view, node).map_or_else(Markup::new, |node| format!("<small>at {node}</small>"));
+        vec![file(&failure.what) + &at, text(&failure.why), number(failure.times), ago]
     };
-    let mut columns =
-        vec![Column::Head("Asked for"), Column::Text("Why"), Column::Number("Times"), Column::Number("Last")];
-    columns.extend(view.status.has_others().then_some(Column::Text("At")));
+    let columns = [Column::Head("Asked for"), Column::Text("Why"), Column::Number("Times"), Column::Number("Last")];
     let errors = view.status.errors_of_site();
     table("Recent errors", &columns, &errors.iter().take(ERRORS_SHOWN).map(row).collect::<Vec<_>>())
 }
