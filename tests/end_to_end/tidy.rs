@@ -293,6 +293,19 @@ fn the_documents_tell_the_truth() {
             }
         }
     }
+    // What the README has for each family is what the program says.
+    let readme = read("README.md");
+    let rows = readme.lines().skip_while(|line| !line.starts_with("| family")).skip(2);
+    let rows: Vec<&str> = rows.take_while(|line| line.starts_with('|')).collect();
+    for row in &rows {
+        let family = row.split('|').nth(1).unwrap().trim();
+        let said = Command::new(program()).args(["client-config", family, "--node", "NODE:3142"]).output().unwrap();
+        let said = String::from_utf8(said.stdout).unwrap();
+        for line in quoted(row) {
+            findings.add(said.contains(line), || format!("README.md: `client-config {family}` does not say {line}"));
+        }
+    }
+    assert_eq!(rows.len(), 5, "families");
     assert!(commands >= 20 && examples >= 2, "{commands} commands and {examples} examples");
     findings.none();
 }
