@@ -182,9 +182,18 @@ impl Claims {
     /// This node's own flight has ended.
     pub(crate) fn ended(&mut self, scene: &Scene<'_>, key: Key, stored: bool, out: &mut Outbox) {
         self.asked.remove(&key);
-        if self.leases.remove(&key).is_none() {
-            return;
+        if self.leases.remove(&key).is_some() {
+            self.tell_ended(scene, key, stored, out);
         }
+    }
+
+    /// This node has taken a copy for another. Gossip of it may take seconds in a large site, and whom it was taken from may be gone before:
+    /// until then who claims it is sent here.
+    pub(crate) fn taken(&mut self, scene: &Scene<'_>, key: Key, out: &mut Outbox) {
+        self.tell_ended(scene, key, true, out);
+    }
+
+    fn tell_ended(&mut self, scene: &Scene<'_>, key: Key, stored: bool, out: &mut Outbox) {
         let (home, deputy) = scene.homes(key, &self.silent_until);
         for node in home.into_iter().chain(deputy) {
             if node == scene.own {

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::fingerprints::Geometry;
 use crate::identity::{Incarnation, Key, NodeId, Version};
-use crate::wire::{Few, FewBytes, Grown, GrownFew, Later, WireError, frame, split};
+use crate::wire::{self, BODY_MAX, Few, FewBytes, Grown, GrownFew, Header, Later, WireError, frame, split};
 
 /// The version that this code speaks.
 pub const VERSION: u16 = 1;
@@ -378,14 +378,21 @@ macro_rules! kinds {
                 let (kind, body, rest) = split(bytes)?;
                 let message = match kind {
                     $($number => {
-                        let bound: usize = $bound;
-                        if body.len() > bound { return Err(WireError::TooLong) }
+                        if body.len() > Self::body_max($number) { return Err(WireError::TooLong) }
                         let ($($field,)+) = read(body)?;
                         Some(Self::$name($($field),+))
                     })*
                     _ => None,
                 };
                 Ok((message, rest))
+            }
+
+            /// The greatest body that is taken of a kind.
+            const fn body_max(kind: u8) -> usize {
+                match kind {
+                    $($number => $bound,)*
+                    _ => BODY_MAX,
+                }
             }
 
             /// How this kind travels.
@@ -434,6 +441,20 @@ kinds! {
     Bye(incarnation) = 22, Stream, 64;
     Forget(forget) = 23, Stream, 4096;
     Forgot(id, objects) = 24, Stream, 64;
+}
+
+impl Message {
+    /// As [`wire::header`], and holds the length against the bound of the kind, so that no memory is set aside for more than that.
+    ///
+    /// # Errors
+    /// As there, or a message longer than its kind may be: the stream must be given up.
+    pub fn header(bytes: &[u8]) -> Result<Option<Header>, WireError> {
+        let header = wire::header(bytes)?;
+        match header {
+            Some(Header { kind, body, .. }) if body > Self::body_max(kind) => Err(WireError::TooLong),
+            _ => Ok(header),
+        }
+    }
 }
 
 fn body<T: Serialize>(fields: &T) -> Vec<u8> {

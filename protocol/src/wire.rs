@@ -2,7 +2,7 @@
 //!
 //! A frame is a kind (one byte), a length (one to three bytes, seven bits each, low bits first) and a body. A kind that this
 //! version does not know is skipped by its length; bytes after the fields that this version knows are ignored. So versions can add
-//! both. The length is held against the kind's bound before a reader sets memory aside.
+//! both. The length is held against a bound before a reader sets memory aside.
 
 use alloc::vec::Vec;
 use core::fmt;

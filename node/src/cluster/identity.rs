@@ -71,13 +71,16 @@ impl Identity {
     }
 
     fn new(token: &Token, key: &KeyPair) -> anyhow::Result<Self> {
-        let authority = Authority::of(token)?;
-        let leaf = leaf_params()?.signed_by(key, &authority.issuer)?;
-        let chain = vec![leaf.der().clone()];
+        let leaf = leaf_params()?.signed_by(key, &Authority::of(token)?.issuer)?;
+        Self::with_certificate(token, key, leaf.der())
+    }
+
+    fn with_certificate(token: &Token, key: &KeyPair, leaf: &CertificateDer<'static>) -> anyhow::Result<Self> {
+        let chain = vec![leaf.clone()];
         let secret = || PrivateKeyDer::from(PrivatePkcs8KeyDer::from(key.serialize_der()));
 
         let mut roots = RootCertStore::empty();
-        roots.add(authority.certificate)?;
+        roots.add(Authority::of(token)?.certificate)?;
         let roots = Arc::new(roots);
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let mut client = ClientConfig::builder_with_provider(provider.clone())
@@ -97,6 +100,19 @@ impl Identity {
 
         let node = NodeId::of_public_key(&key.subject_public_key_info());
         Ok(Self { node, site: token.site_id(), client: Arc::new(client), server: Arc::new(server) })
+    }
+
+    /// Somebody who trusts the nodes of a site, and shows a certificate that `issuer` has signed, good until the end of 2019 or for ever.
+    #[cfg(test)]
+    pub(super) fn that_shows(site: &Token, issuer: &Token, expired: bool) -> Self {
+        let key = KeyPair::generate_for(&PKCS_ED25519).unwrap();
+        let mut params = leaf_params().unwrap();
+        if expired {
+            params.not_before = rcgen::date_time_ymd(2019, 1, 1);
+            params.not_after = rcgen::date_time_ymd(2020, 1, 1);
+        }
+        let leaf = params.signed_by(&key, &Authority::of(issuer).unwrap().issuer).unwrap();
+        Self::with_certificate(site, &key, leaf.der()).unwrap()
     }
 }
 
@@ -292,19 +308,8 @@ mod tests {
             let mut params = leaf_params().unwrap();
             change(&mut params);
             let leaf = params.signed_by(&key, &Authority::of(&token).unwrap().issuer).unwrap();
-            let mut roots = RootCertStore::empty();
-            roots.add(Authority::of(&token).unwrap().certificate).unwrap();
-            let mut config = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
-                .with_protocol_versions(&[&TLS13])
-                .unwrap()
-                .with_root_certificates(roots)
-                .with_client_auth_cert(
-                    vec![leaf.der().clone()],
-                    PrivateKeyDer::from(PrivatePkcs8KeyDer::from(key.serialize_der())),
-                )
-                .unwrap();
-            config.alpn_protocols = vec![ALPN.to_vec()];
-            handshake(Arc::new(config), sound.server.clone())
+            let shown = Identity::with_certificate(&token, &key, leaf.der()).unwrap();
+            handshake(shown.client, sound.server.clone())
         };
         assert!(with(&|_| {}).is_ok());
         assert!(with(&|params| params.not_after = rcgen::date_time_ymd(2021, 1, 1)).is_err());

@@ -12,7 +12,8 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use imirror_protocol::{ConnectionId, Lane, NodeId, Why, wire};
+use imirror_protocol::message::{Lane, Message};
+use imirror_protocol::{ConnectionId, NodeId, Why};
 use quinn::{Connection, Endpoint, RecvStream, SendDatagramError, SendStream, VarInt};
 use rustls::pki_types::CertificateDer;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
@@ -202,7 +203,7 @@ async fn read(mut stream: RecvStream, tell: &impl Fn(Event)) {
     let mut bytes = Vec::with_capacity(4096);
     loop {
         // The head says how long the frame is, and has been held against the bound before memory is set aside.
-        let header = match wire::header(&bytes) {
+        let header = match Message::header(&bytes) {
             Ok(header) => header,
             Err(_) => return tell(Event::Garbled),
         };

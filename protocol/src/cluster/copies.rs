@@ -4,6 +4,7 @@ use alloc::vec::Vec;
 use core::time::Duration;
 
 use super::Cluster;
+use crate::claims::Scene;
 use crate::health::Outcome;
 use crate::identity::{Key, NodeId};
 use crate::message::Message;
@@ -72,6 +73,7 @@ impl Cluster {
     /// A home, or one that leaves, wants this node to have a copy.
     pub(super) fn asked_to_copy(&mut self, asker: NodeId, key: Key, source: NodeId) {
         if self.inventory.holds(key.short()) {
+            self.tell_taken(key);
             self.send(asker, Message::Copied(key, true));
         } else if self.draining() || source == self.own || !self.take_copy(asker, key, source) {
             self.send(asker, Message::Copied(key, false));
@@ -89,11 +91,20 @@ impl Cluster {
 
     /// This node has taken a copy, or could not.
     pub(super) fn copied(&mut self, key: Key, done: bool) {
-        match self.copying.remove(&key) {
+        let asker = self.copying.remove(&key);
+        if done && asker.is_some() {
+            self.tell_taken(key);
+        }
+        match asker {
             Some(asker) if asker == self.own => self.replication.copied(self.now, self.own, key, done),
             Some(asker) => self.send(asker, Message::Copied(key, done)),
             None => {}
         }
+    }
+
+    fn tell_taken(&mut self, key: Key) {
+        let scene = Scene { now: self.now, own: self.own, homes: &self.homes };
+        self.claims.taken(&scene, key, &mut self.out);
     }
 
     /// A peer has taken a copy, or could not.

@@ -58,7 +58,7 @@ pub enum Input {
         /// The bytes as they came.
         bytes: Vec<u8>,
     },
-    /// A peer's control stream can't be read on: [`crate::wire::header`] refused what it sent.
+    /// A peer's control stream can't be read on: [`crate::message::Message::header`] refused what it sent.
     Garbled(NodeId),
 
     /// The store has this key, since just now or since before the start. Told of each once.

@@ -178,6 +178,124 @@ fn time_that_goes_back_stands_still() {
     assert!(cluster.poll_deadline() >= Some(at(5000)));
 }
 
+/// The messages among some outputs that go to a peer.
+fn said_to(peer: NodeId, outputs: Vec<Output>) -> Vec<Message> {
+    let frame = |output| match output {
+        Output::Send { to, frame, .. } if to == peer => Some(frame),
+        _ => None,
+    };
+    outputs.into_iter().filter_map(frame).filter_map(|frame| Message::decode(&frame).ok()?.0).collect()
+}
+
+/// A key that is at home at one of the two nodes of [`met`].
+fn at_home_at(node: NodeId) -> Key {
+    (0..=u8::MAX)
+        .map(|n| Key([n; 16]))
+        .find(|key| crate::rendezvous::home(*key, [NodeId([1; 16]), PEER]) == Some(node))
+        .unwrap()
+}
+
+#[test]
+fn who_takes_a_copy_tells_the_home_which_sends_others_there_before_gossip_does() {
+    let other = NodeId([8; 16]);
+    let mut cluster = met();
+    let key = at_home_at(PEER);
+    cluster.handle(at(10), Input::Received { from: PEER, bytes: Message::Copy(key, other).encode() });
+    assert!(outputs(&mut cluster).contains(&Output::Copy { key, from: other }));
+    cluster.handle(at(11), Input::Stored(key));
+    outputs(&mut cluster);
+    cluster.handle(at(11), Input::Copied { key, done: true });
+    let said = said_to(PEER, outputs(&mut cluster));
+    assert_eq!(said, [Message::Ended(key, true), Message::Copied(key, true)]);
+    // Who has it already says so as well: the one who asks has not heard of it.
+    cluster.handle(at(12), Input::Received { from: PEER, bytes: Message::Copy(key, other).encode() });
+    assert_eq!(said_to(PEER, outputs(&mut cluster)), [Message::Ended(key, true), Message::Copied(key, true)]);
+
+    let mut home = met();
+    meet(&mut home, other);
+    outputs(&mut home);
+    let key = at_home_at(home.own());
+    home.handle(at(10), Input::Received { from: other, bytes: Message::Ended(key, true).encode() });
+    home.handle(at(11), Input::Received { from: PEER, bytes: Message::Claim(key, None).encode() });
+    let verdict = Message::Verdict(key, crate::message::Verdict::Follow(other));
+    assert_eq!(said_to(PEER, outputs(&mut home)), [verdict]);
+}
+
+/// Two nodes, and all that the second has said to the first.
+struct Pair {
+    first: Cluster,
+    second: Cluster,
+    said: Vec<Vec<u8>>,
+    now: u64,
+}
+
+impl Pair {
+    fn new() -> Self {
+        let new = |number| Cluster::new(Config::default(), NodeId([number; 16]), Incarnation(5), 1, at(0));
+        let mut pair = Self { first: new(1), second: new(9), said: Vec::new(), now: 0 };
+        let connection = ConnectionId(1);
+        let (first, second) = (pair.first.own(), pair.second.own());
+        pair.first.handle(at(0), Input::Connected { peer: second, connection, address: None, dialled: false });
+        pair.second.handle(at(0), Input::Connected { peer: first, connection, address: None, dialled: true });
+        pair.run(1000);
+        pair
+    }
+
+    fn run(&mut self, millis: u64) {
+        let end = self.now + millis;
+        while self.now < end {
+            let (first, second) = (self.first.own(), self.second.own());
+            self.first.handle(at(self.now), Input::Tick);
+            self.second.handle(at(self.now), Input::Tick);
+            for output in outputs(&mut self.first) {
+                if let Output::Send { frame, .. } = output {
+                    self.second.handle(at(self.now), Input::Received { from: first, bytes: frame });
+                }
+            }
+            for output in outputs(&mut self.second) {
+                if let Output::Send { frame, .. } = output {
+                    self.said.push(frame.clone());
+                    self.first.handle(at(self.now), Input::Received { from: second, bytes: frame });
+                }
+            }
+            self.now += 1;
+        }
+    }
+}
+
+#[test]
+fn what_was_said_before_is_no_news() {
+    let mut pair = Pair::new();
+    let (peer, third) = (pair.second.own(), NodeId([8; 16]));
+    let sources = |pair: &Pair| pair.first.plan(KEY).sources.len();
+    pair.second.handle(at(pair.now), Input::Stored(KEY));
+    pair.run(1000);
+    assert_eq!(sources(&pair), 1);
+    pair.second.handle(at(pair.now), Input::Removed(KEY));
+    pair.run(1000);
+    assert_eq!(sources(&pair), 0);
+
+    meet(&mut pair.first, third);
+    outputs(&mut pair.first);
+    let known =
+        |pair: &Pair| pair.first.status().members.iter().map(|member| (member.node, member.head)).collect::<Vec<_>>();
+    let before = known(&pair);
+    let said = core::mem::take(&mut pair.said);
+    let kinds: Vec<u8> = said.iter().map(|frame| frame[0]).collect();
+    // First words, probes, lists, heads, and inventories.
+    assert!([1, 2, 4, 6, 8].iter().all(|kind| kinds.contains(kind)), "{kinds:?}");
+    for (from, bytes) in [peer, third].into_iter().flat_map(|from| said.iter().map(move |bytes| (from, bytes))) {
+        pair.first.handle(at(pair.now), Input::Received { from, bytes: bytes.clone() });
+        let wrong = |output: &Output| matches!(output, Output::Misbehaved { .. } | Output::Disconnect { .. });
+        assert!(!outputs(&mut pair.first).iter().any(wrong), "{from:?} {bytes:?}");
+        assert_eq!(sources(&pair), 0);
+    }
+    assert_eq!(known(&pair), before);
+    pair.run(3000);
+    assert_eq!(sources(&pair), 0);
+    assert!(pair.first.members().any(|member| member == peer));
+}
+
 proptest! {
     /// Of four packets the fourth at the latest is one too many: then there is silence.
     #[test]

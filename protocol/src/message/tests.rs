@@ -270,6 +270,19 @@ fn the_longest_of_each_kind_fits_its_bound() {
     assert!(KINDS.iter().all(|(_, bound)| *bound <= BODY_MAX));
 }
 
+#[test]
+fn a_head_that_claims_more_than_its_kind_may_have_is_refused_by_itself() {
+    for (kind, bound) in KINDS {
+        let header = |body| Message::header(&wire::frame_head(*kind, body));
+        assert!(header(*bound).unwrap().is_some_and(|header| header.body == *bound));
+        if *bound < BODY_MAX {
+            assert_eq!(header(bound + 1), Err(WireError::TooLong));
+        }
+    }
+    // Of a later version's kind nobody knows.
+    assert!(Message::header(&wire::frame_head(200, BODY_MAX)).unwrap().is_some());
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(2000))]
 

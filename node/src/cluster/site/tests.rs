@@ -7,7 +7,9 @@ use std::path::Path;
 
 use bytes::Bytes;
 use futures_util::FutureExt;
-use quinn::{Connection, ConnectionError, ReadToEndError, SendStream};
+use imirror_protocol::message::{Head, Hello, Message, VERSION};
+use imirror_protocol::wire::{Few, GrownFew, Later};
+use quinn::{Connection, ConnectionError, ReadToEndError, RecvStream, SendStream};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::runtime;
@@ -71,6 +73,11 @@ impl Node {
         Self { site, address, _folder: folder }
     }
 
+    /// What has been said in the log, and when.
+    fn complaints(&self) -> BTreeMap<Complaint, tokio::time::Instant> {
+        self.site.0.complaints.lock().unwrap().clone()
+    }
+
     fn knows(&self, other: &Self) -> bool {
         let members = self.site.status().members;
         members.iter().any(|member| member.node == other.site.own() && member.connected)
@@ -86,8 +93,11 @@ impl Node {
 
 /// Someone with the key of a node who is none.
 struct ByHand {
+    node: NodeId,
     connection: Connection,
     control: SendStream,
+    /// What the node says is not read, and neither refused.
+    _theirs: RecvStream,
     _endpoint: Endpoint,
     _folder: TempDir,
 }
@@ -96,13 +106,19 @@ impl ByHand {
     /// Connects, and is let in.
     async fn connect(token: &Token, node: &Node) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let endpoint = endpoint::open(&identity(folder.path(), token), free_address()).unwrap();
+        let identity = identity(folder.path(), token);
+        let endpoint = endpoint::open(&identity, free_address()).unwrap();
         let connection = endpoint.connect(node.address, SERVER_NAME).unwrap().await.unwrap();
         let mut control = connection.open_uni().await.unwrap();
         control.write_all(&[CONTROL]).await.unwrap();
         let mut theirs = connection.accept_uni().await.unwrap();
         assert_eq!(theirs.read_u8().await.unwrap(), CONTROL);
-        Self { connection, control, _endpoint: endpoint, _folder: folder }
+        Self { node: identity.node, connection, control, _theirs: theirs, _endpoint: endpoint, _folder: folder }
+    }
+
+    /// Says something on the control stream.
+    async fn say(&mut self, bytes: &[u8]) {
+        self.control.write_all(bytes).await.unwrap();
     }
 
     /// Why the node has ended the connection, in its words.
@@ -181,13 +197,12 @@ async fn who_has_another_token_stays_out() {
     let b = Node::start(&token(1), &[a.address]);
     meet(&[&a, &b]).await;
     let stranger = Node::start(&token(2), &[a.address]);
-    let complaints = || a.site.0.complaints.lock().unwrap().clone();
-    until(|| a.site.counts().handshakes_refused >= 1 && !complaints().is_empty()).await;
-    let first = complaints();
+    until(|| a.site.counts().handshakes_refused >= 1 && !a.complaints().is_empty()).await;
+    let first = a.complaints();
     assert!(first.keys().eq(&[Complaint::Stranger(stranger.address.ip())]));
     // It comes again, and the log is as before.
     until(|| a.site.counts().handshakes_refused >= 2).await;
-    assert_eq!(complaints(), first);
+    assert_eq!(a.complaints(), first);
     assert!(stranger.site.is_alone());
     assert!(a.knows(&b) && b.knows(&a) && within(a.is_answered_by(&b)).await);
     assert_eq!(a.site.status().members.len(), 1);
@@ -207,6 +222,36 @@ async fn a_node_tells_another_how_it_is() {
     let nobody = a.site.ask_report(a.site.own(), "how are you", PATIENCE);
     assert_eq!(nobody.await, None);
     assert_eq!(ask("how are you").await.as_deref(), Some(&b"well"[..]));
+}
+
+#[tokio::test]
+async fn who_shows_a_certificate_that_does_not_hold_is_refused_counted_and_logged_once() {
+    let a = Node::start(&token(1), &[]);
+    let b = Node::start(&token(1), &[a.address]);
+    meet(&[&a, &b]).await;
+    let mut refused = 0;
+    for (issuer, expired) in [(1, true), (2, false)] {
+        // It takes the node for what it is, and the node does not take it.
+        let shown = Identity::that_shows(&token(1), &token(issuer), expired);
+        let address = free_address();
+        let endpoint = endpoint::open(&shown, address).unwrap();
+        let mut complaints = BTreeMap::new();
+        for time in 0..3 {
+            if let Ok(connection) = within(endpoint.connect(a.address, SERVER_NAME).unwrap()).await {
+                assert!(within(connection.accept_uni()).await.is_err(), "it is told nothing");
+            }
+            refused += 1;
+            let is_complained_of = || a.complaints().contains_key(&Complaint::Stranger(address.ip()));
+            until(|| a.site.counts().handshakes_refused >= refused && is_complained_of()).await;
+            if time > 0 {
+                assert_eq!(a.complaints(), complaints, "the log is as before");
+            }
+            complaints = a.complaints();
+        }
+    }
+    assert_eq!(a.site.counts().handshakes_refused, refused);
+    assert_eq!((a.complaints().len(), a.site.status().members.len()), (2, 1));
+    assert!(a.knows(&b) && within(a.is_answered_by(&b)).await && within(b.is_answered_by(&a)).await);
 }
 
 #[tokio::test]
@@ -239,6 +284,7 @@ async fn who_says_what_is_no_message_is_put_aside() {
     }
     assert_eq!(peer.thrown_out().await, Why::PutAside.to_string());
     assert_eq!(a.site.counts().misbehaved, 4);
+    assert_eq!(a.complaints().len(), 1, "one line in the log");
     let sound = Node::start(&token(1), &[a.address]);
     meet(&[&a, &sound]).await;
 }
@@ -246,12 +292,16 @@ async fn who_says_what_is_no_message_is_put_aside() {
 #[tokio::test]
 async fn a_frame_that_is_too_long_ends_the_connection() {
     let a = Node::start(&token(1), &[]);
-    for header in [[200, 0xff, 0xff, 0xff], [200, 0xff, 0xff, 0x7f]] {
+    let b = Node::start(&token(1), &[a.address]);
+    meet(&[&a, &b]).await;
+    // Of a later kind, with a length that is none, and one of which 64 bytes are known to be enough: not even waited for.
+    for header in [[200, 0xff, 0xff, 0xff], [200, 0xff, 0xff, 0x7f], [5, 0xff, 0xff, 3]] {
         let mut peer = ByHand::connect(&token(1), &a).await;
-        peer.control.write_all(&header).await.unwrap();
+        peer.say(&header).await;
         peer.thrown_out().await;
     }
-    assert_eq!(a.site.counts().misbehaved, 2);
+    assert_eq!((a.site.counts().misbehaved, a.complaints().len()), (3, 3), "each is another node");
+    assert!(a.knows(&b) && within(a.is_answered_by(&b)).await);
 }
 
 #[tokio::test]
@@ -286,6 +336,106 @@ async fn who_floods_a_node_is_put_aside() {
     assert_eq!(peer.thrown_out().await, Why::PutAside.to_string());
     let sound = Node::start(&token(1), &[a.address]);
     meet(&[&a, &sound]).await;
+}
+
+#[tokio::test]
+async fn what_a_peer_says_again_and_again_is_taken_once() {
+    let a = Node::start(&token(1), &[]);
+    let b = Node::start(&token(1), &[a.address]);
+    meet(&[&a, &b]).await;
+    let mut peer = ByHand::connect(&token(1), &a).await;
+    let node = peer.node;
+    let incarnation = Incarnation(7);
+    let head = |beat| Head {
+        node,
+        epoch: incarnation,
+        beat,
+        sequence: 0,
+        count: 0,
+        load: 0,
+        room: 255,
+        draining: false,
+        bytes: 0,
+    };
+    let heads = |beat| Message::Heads(GrownFew::of([head(beat)])).encode();
+    let hello = Message::Hello(Hello {
+        version: VERSION,
+        oldest: VERSION,
+        incarnation,
+        addresses: Few::of([]),
+        yours: Incarnation(0),
+        members: 0,
+        name: Later::default(),
+        client_port: Later::default(),
+    });
+    let hello = hello.encode();
+    peer.say(&hello).await;
+    peer.say(&heads(3)).await;
+    let known = || a.site.status().members.iter().find(|member| member.node == node).map(|member| member.head);
+    until(|| known() == Some(Some(head(3)))).await;
+    // As it was before, many times over, on the stream and in datagrams.
+    for old in [hello, heads(1), heads(2), heads(3)] {
+        for _ in 0..100 {
+            peer.say(&old).await;
+            peer.connection.send_datagram_wait(old.clone().into()).await.unwrap();
+        }
+    }
+    // What is said last has come when all has.
+    peer.say(&heads(4)).await;
+    until(|| known() == Some(Some(head(4)))).await;
+    assert_eq!((a.site.counts().misbehaved, a.complaints().len()), (0, 0));
+    assert!(peer.is_served().await && a.knows(&b) && within(a.is_answered_by(&b)).await);
+}
+
+#[tokio::test]
+async fn packets_that_come_again_are_no_news() {
+    let a = Node::start(&token(1), &[]);
+    // Whatever the second says to the first goes through here, and is kept.
+    let relay = tokio::net::UdpSocket::bind(free_address()).await.unwrap();
+    let address = relay.local_addr().unwrap();
+    let b = Node::start(&token(1), &[address]);
+    let kept = Mutex::new(Vec::new());
+    let forward = async {
+        let mut packet = vec![0; 1 << 16];
+        loop {
+            let (length, from) = relay.recv_from(&mut packet).await.unwrap();
+            let packet = &packet[..length];
+            if from == a.address {
+                relay.send_to(packet, b.address).await.unwrap();
+            } else {
+                kept.lock().unwrap().push(packet.to_vec());
+                relay.send_to(packet, a.address).await.unwrap();
+            }
+        }
+    };
+    let story = async {
+        meet(&[&a, &b]).await;
+        assert!(within(b.is_answered_by(&a)).await);
+        // By the same way, and from elsewhere.
+        let elsewhere = tokio::net::UdpSocket::bind(free_address()).await.unwrap();
+        let packets = kept.lock().unwrap().clone();
+        for packet in packets.iter().cycle().take(packets.len() * 3) {
+            relay.send_to(packet, a.address).await.unwrap();
+            elsewhere.send_to(packet, a.address).await.unwrap();
+        }
+        // What is said now comes after all that.
+        assert!(within(b.is_answered_by(&a)).await && within(a.is_answered_by(&b)).await);
+        let SiteCounts { handshakes_refused, misbehaved, .. } = a.site.counts();
+        assert_eq!((handshakes_refused, misbehaved, a.complaints().len()), (0, 0, 0));
+        assert!(a.knows(&b) && b.knows(&a) && a.site.status().members.len() == 1);
+        // When the connection is forgotten they look like somebody who comes, and who never gets on with it.
+        within(b.site.leave()).await;
+        within(async {
+            while a.site.counts().handshakes_refused == 0 {
+                elsewhere.send_to(&packets[0], a.address).await.unwrap();
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        })
+        .await;
+        until(|| a.complaints().keys().eq(&[Complaint::Stranger(elsewhere.local_addr().unwrap().ip())])).await;
+        assert!(a.site.is_alone());
+    };
+    tokio::select! { () = story => {}, () = forward => {} }
 }
 
 #[tokio::test]
