@@ -28,6 +28,7 @@ use crate::popularity::{Counter, NAME_HALF_LIFE, Popularity};
 use crate::random::Random;
 use crate::replication::Replication;
 use crate::time::Instant;
+use crate::uplink::Uplink;
 
 mod copies;
 mod dispatch;
@@ -147,6 +148,7 @@ pub struct Cluster {
     introduced: bool,
     confirmations: Confirmations,
     forgetting: Forgetting,
+    uplink: Uplink,
     replication: Replication,
     /// Copies that this node takes, with who asked for them.
     copying: BTreeMap<Key, NodeId>,
@@ -219,6 +221,7 @@ impl Cluster {
             introduced: false,
             confirmations: Confirmations::default(),
             forgetting: Forgetting::default(),
+            uplink: Uplink::default(),
             replication: Replication::new(config.copies_max),
             copying: BTreeMap::new(),
             offers: BTreeMap::new(),
@@ -298,6 +301,7 @@ impl Cluster {
             Input::Stored(key) => self.holding(key, true),
             Input::Removed(key) => self.holding(key, false),
             Input::Load { load, room, bytes } => self.loaded(load, room, bytes),
+            Input::UsesUplink(is_used) => self.uplink.used(is_used, self.peers.greeted(), &mut self.out),
             Input::Requested(key) => self.replication.requested(now, key, 1),
             Input::RequestedOften { key, times } => self.replication.requested(now, key, times),
             Input::RequestedName { name, amount } => self.requested_name(&name, amount),

@@ -33,6 +33,7 @@ pub mod sources;
 mod time;
 pub mod token;
 pub mod transfer;
+mod uplink;
 pub mod wire;
 
 pub use cluster::{Cluster, Config, ConnectionId, Input, MemberStatus, Status};

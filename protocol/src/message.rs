@@ -349,6 +349,8 @@ pub enum Message {
     Forget(Forget),
     /// Answers it: so many objects went.
     Forgot(u64, u64),
+    /// Whether the sender, which is held to a limit, downloads from upstream now. Not before it has said so.
+    UsesUplink(bool),
 }
 
 /// How a message should travel.
@@ -441,6 +443,7 @@ kinds! {
     Bye(incarnation) = 22, Stream, 64;
     Forget(forget) = 23, Stream, 4096;
     Forgot(id, objects) = 24, Stream, 64;
+    UsesUplink(is_used) = 25, Stream, 64;
 }
 
 impl Message {

@@ -100,6 +100,10 @@ impl Host for Lies {
         Load::default()
     }
 
+    fn share_uplink(&self, _: usize) -> bool {
+        false
+    }
+
     fn report(&self, _: &str) -> Option<String> {
         None
     }

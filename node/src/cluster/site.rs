@@ -74,6 +74,9 @@ pub trait Host: Send + Sync + 'static {
     fn forget(&self, order: Order) -> BoxFuture<'static, u64>;
     /// How this node does.
     fn load(&self) -> Load;
+    /// So many nodes, this one always among them, download from upstream: it takes that part of the limit. Says whether it does
+    /// download; not where there is no limit.
+    fn share_uplink(&self, nodes: usize) -> bool;
     /// What people are to see of this node at another, see [`Site::ask_report`]; nothing if the question makes no sense. Does not block.
     fn report(&self, question: &str) -> Option<String>;
 }
@@ -627,6 +630,8 @@ impl Site {
                 _ = ticks.tick() => {
                     let Load { load, room, bytes } = host.load();
                     self.0.tell(Input::Load { load, room, bytes });
+                    let users = self.0.state().cluster.uplink_users();
+                    self.0.tell(Input::UsesUplink(host.share_uplink(users)));
                     self.remember();
                 }
                 Ok(()) = addresses.changed() => {

@@ -74,6 +74,10 @@ impl Host for Duties {
         Load { load: in_byte(self.busyness.now()), room: in_byte(free), bytes: usage.bytes }
     }
 
+    fn share_uplink(&self, nodes: usize) -> bool {
+        self.journey.upstreams().share(nodes)
+    }
+
     fn report(&self, question: &str) -> Option<String> {
         self.parts.upgrade()?.tell(question)
     }

@@ -113,6 +113,13 @@ impl Upstreams {
         Self::connecting(connector, config, clock)
     }
 
+    /// The limit on what comes from upstream is shared among so many nodes, this one among them. Says whether it uses it now; never
+    /// where there is no limit.
+    pub fn share(&self, nodes: usize) -> bool {
+        self.0.limiter.share(nodes);
+        self.0.limiter.is_in_use(tokio::time::Instant::now())
+    }
+
     fn connecting(connector: Connector, config: &config::Upstream, clock: Clock) -> Self {
         Self(Arc::new(Inner {
             connector,

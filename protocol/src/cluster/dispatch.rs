@@ -88,6 +88,7 @@ impl Cluster {
 
             Message::Forget(forget) => self.forgetting.told(now, from, forget, &mut self.out),
             Message::Forgot(id, objects) => self.forgetting.answered(from, id, objects, &mut self.out),
+            Message::UsesUplink(is_used) => self.uplink.heard(from, is_used),
 
             Message::Demands(demands) => self.replication.reported(now, &demands),
             Message::Copy(key, source) => self.asked_to_copy(from, key, source),

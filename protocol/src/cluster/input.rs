@@ -75,6 +75,8 @@ pub enum Input {
         /// Stored.
         bytes: u64,
     },
+    /// Whether this node downloads from upstream now, if it is held to a limit that is one for the whole site.
+    UsesUplink(bool),
     /// A client asked for this: counted for popularity, nothing else.
     Requested(Key),
     /// The same, so many times since it was last told.

@@ -80,6 +80,7 @@ impl Cluster {
         self.claims.disconnected(now, peer);
         self.confirmations.disconnected(now, peer);
         self.forgetting.parted(peer, &mut self.out);
+        self.uplink.parted(peer);
         self.refresh_home(peer);
         if !self.is_live(peer) && !self.departed.contains_key(&peer) {
             // It came and went without ever being a member: nothing is kept of such.
@@ -143,6 +144,7 @@ impl Cluster {
             self.refresh_home(from);
             self.introduce_own_head(from);
             self.forgetting.introduce(now, from, &mut self.out);
+            self.uplink.met(from, &mut self.out);
         }
         self.membership.met(now, contact);
         let events = self.membership.believe(now, [Belief { contact, refutations: 0, state: State::Alive }], true);

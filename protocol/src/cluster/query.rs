@@ -98,6 +98,12 @@ impl Cluster {
         self.forgetting.is_forgotten(self.now, names, url, age)
     }
 
+    /// How many nodes download from upstream, as far as they are held to a limit and have said so; this one is always counted. Each takes
+    /// that part of the limit.
+    pub fn uplink_users(&self) -> usize {
+        self.uplink.users()
+    }
+
     /// The node that decides about `key`; this one when it is alone or leaves.
     pub fn home_of(&self, key: Key) -> NodeId {
         home(key, self.homes.iter().copied()).unwrap_or(self.own)

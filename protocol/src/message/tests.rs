@@ -97,6 +97,7 @@ fn examples() -> Vec<Message> {
             what: What::Keys(Few::of([KEY])),
         }),
         Message::Forgot(300, 2),
+        Message::UsesUplink(true),
     ]
 }
 
@@ -256,6 +257,7 @@ fn the_longest_of_each_kind_fits_its_bound() {
             what: What::Below(FewBytes::of(&[b'u'; BELOW_MAX])),
         }),
         Message::Forgot(u64::MAX, u64::MAX),
+        Message::UsesUplink(true),
     ];
     for message in longest {
         let bytes = message.encode();
@@ -297,7 +299,7 @@ proptest! {
     }
 
     #[test]
-    fn damaged_messages_do_no_harm(which in 0usize..24, at: prop::sample::Index, to: u8, cut: prop::sample::Index) {
+    fn damaged_messages_do_no_harm(which in 0usize..25, at: prop::sample::Index, to: u8, cut: prop::sample::Index) {
         let mut bytes = examples()[which].encode();
         let place = at.index(bytes.len());
         bytes[place] = to;

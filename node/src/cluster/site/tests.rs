@@ -4,6 +4,7 @@
 
 use std::net::UdpSocket;
 use std::path::Path;
+use std::sync::atomic::AtomicUsize;
 
 use bytes::Bytes;
 use futures_util::FutureExt;
@@ -23,8 +24,9 @@ const PATIENCE: Duration = Duration::from_secs(20);
 const CONTROL: u8 = 1;
 const REQUEST: u8 = 2;
 
-/// A host that answers each request with [`ANSWER`].
-struct Answering;
+/// A host that answers each request with [`ANSWER`], and downloads all the time; it holds among how many it shares the uplink.
+#[derive(Default)]
+struct Answering(Arc<AtomicUsize>);
 
 const ANSWER: &[u8] = b"here";
 
@@ -48,6 +50,11 @@ impl Host for Answering {
         Load::default()
     }
 
+    fn share_uplink(&self, nodes: usize) -> bool {
+        self.0.store(nodes, Ordering::Relaxed);
+        true
+    }
+
     fn report(&self, question: &str) -> Option<String> {
         (question == "how are you").then(|| "well".into())
     }
@@ -56,6 +63,7 @@ impl Host for Answering {
 struct Node {
     site: Site,
     address: SocketAddr,
+    sharers: Arc<AtomicUsize>,
     _folder: TempDir,
 }
 
@@ -69,8 +77,10 @@ impl Node {
         assert!(site.0.endpoint.is_some());
         let seeds = seeds.iter().map(SocketAddr::to_string).collect();
         let remembered_file = folder.path().join("peers");
-        site.start(Arc::new(Answering), Wanted { mdns: false, seeds, remembered_file });
-        Self { site, address, _folder: folder }
+        let host = Answering::default();
+        let sharers = host.0.clone();
+        site.start(Arc::new(host), Wanted { mdns: false, seeds, remembered_file });
+        Self { site, address, sharers, _folder: folder }
     }
 
     /// What has been said in the log, and when.
@@ -207,6 +217,18 @@ async fn who_has_another_token_stays_out() {
     assert!(a.knows(&b) && b.knows(&a) && within(a.is_answered_by(&b)).await);
     assert_eq!(a.site.status().members.len(), 1);
     assert_eq!(b.site.counts().handshakes_refused, 0);
+}
+
+#[tokio::test]
+async fn who_downloads_shares_the_uplink_with_all_who_do() {
+    let a = Node::start(&token(1), &[]);
+    let sharers = |node: &Node| node.sharers.load(Ordering::Relaxed);
+    until(|| sharers(&a) == 1).await;
+    let b = Node::start(&token(1), &[a.address]);
+    let c = Node::start(&token(1), &[a.address]);
+    until(|| [&a, &b, &c].iter().all(|node| sharers(node) == 3)).await;
+    within(c.site.leave()).await;
+    until(|| sharers(&a) == 2 && sharers(&b) == 2).await;
 }
 
 #[tokio::test]
