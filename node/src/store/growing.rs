@@ -358,9 +358,9 @@ impl Growing {
         drop(partials);
         self.ended.store(true, Ordering::Relaxed);
         let blob = self.mapping.as_ref().and_then(|m| Blob::fresh(object, m, values, self.store.clock()));
-        self.store.announce(&entry, blob);
-        // Now it counts as an object.
+        // From now on it counts as an object. For a moment it does not count at all, rather than twice, which might evict something.
         self.store.shrink(self.claimed.swap(0, Ordering::Relaxed));
+        self.store.announce(&entry, blob);
         drop(naming);
         Ok((entry, true))
     }

@@ -161,11 +161,22 @@ impl Index {
         self.pending().len()
     }
 
-    /// Number and bytes of the objects of entries that are not on disk yet, each once whatever its names.
-    pub(super) fn pending_size(&self) -> (u64, u64) {
+    /// Bytes of the objects that [`Self::bytes`] does not count yet, each once whatever its names. To be read after that: what is being
+    /// written meanwhile is then in one of the two at most.
+    pub(super) fn pending_bytes(&self) -> u64 {
         let pending = self.pending();
-        let objects: HashMap<ObjectId, u64> = pending.values().flatten().map(|it| (it.object, it.size)).collect();
-        (objects.len() as u64, objects.values().sum())
+        let mut objects: HashMap<ObjectId, u64> = pending.values().flatten().map(|it| (it.object, it.size)).collect();
+        drop(pending);
+        if objects.is_empty() {
+            return 0;
+        }
+        // A further name of what is on disk is no further object.
+        let known = self.read(|read| {
+            let on_disk = read.open_table(OBJECTS).map_err(fault)?;
+            objects.retain(|object, _| !matches!(on_disk.get(&object.0), Ok(Some(_))));
+            Ok(objects.values().sum())
+        });
+        known.unwrap_or_default()
     }
 
     /// The entry of a key. Blocks on the disk when it is not in redb's cache.
@@ -396,8 +407,12 @@ mod tests {
         index.announce(&Change::Put(a.clone()));
         let mirror = entry("http://example.net/a", 1, 10);
         index.announce(&Change::Put(mirror.clone()));
-        assert_eq!(index.pending_size(), (1, 10), "one object with two names");
+        assert_eq!((index.bytes(), index.pending_bytes()), (0, 10), "one object with two names");
+        index.commit(&[Change::Put(mirror.clone())]).unwrap();
+        assert_eq!((index.bytes(), index.pending_bytes()), (10, 0), "the other name is no other object");
+        index.commit(&[Change::Remove(mirror.key)]).unwrap();
         index.forget_pending(&[Change::Put(mirror)]);
+        assert_eq!((index.bytes(), index.pending_bytes()), (0, 10));
         assert!(index.look_up(&a.key).unwrap().is_some());
         index.commit(&[Change::Put(a.clone())]).unwrap();
         index.announce(&Change::Remove(a.key));

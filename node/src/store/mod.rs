@@ -527,7 +527,7 @@ impl Store {
     pub fn usage(&self) -> Usage {
         Usage {
             objects: self.0.index.objects(),
-            bytes: self.0.index.bytes() + self.0.index.pending_size().1 + self.unmovable_bytes(),
+            bytes: self.0.index.bytes() + self.0.index.pending_bytes() + self.unmovable_bytes(),
             limit_bytes: self.limit_bytes(),
             evictions: self.0.evictions.load(Ordering::Relaxed),
             degraded: self.degraded().clone(),
@@ -602,7 +602,7 @@ impl Store {
     /// Waits until all that look-ups see is on disk. Blocks; gives up after two seconds.
     fn settle(&self) {
         for _ in 0..400 {
-            if self.0.index.pending_size().0 == 0 {
+            if self.0.index.pending_entries().is_empty() {
                 return;
             }
             std::thread::sleep(Duration::from_millis(5));

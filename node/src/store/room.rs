@@ -58,7 +58,7 @@ impl Store {
     pub(super) fn make_room(&self, incoming: u64) -> Result<(), Fault> {
         for _ in 0..10_000 {
             let room = Room {
-                stored: self.0.index.bytes() + self.0.index.pending_size().1,
+                stored: self.0.index.bytes() + self.0.index.pending_bytes(),
                 unmovable: self.unmovable_bytes(),
                 limit: self.limit_bytes(),
                 space: disk::space(self.0.files.root()).map_err(|e| Fault::disk("the file system", &e))?,
