@@ -11,6 +11,8 @@ use imirror_tests::netns::Lan;
 use imirror_tests::node::Node;
 use imirror_tests::origin::{Origin, Page};
 
+use crate::liar::Liar;
+
 pub(crate) const TOKEN: &str = "im1or3wk3tupeqhgzldojsxiidcpf2gk4zb33e5pn72";
 pub(crate) const RPM: &str = "/Packages/a-1-1.x86_64.rpm";
 pub(crate) const NAMES: [&str; 5] = ["lab1", "lab2", "lab3", "lab4", "lab5"];
@@ -22,7 +24,7 @@ pub(crate) fn start(lan: &Lan, place: usize, token: &str, more: &str) -> Node {
 }
 
 /// So many nodes that have nothing but the token, and know each other.
-fn site(lan: &Lan, nodes: usize) -> Vec<Node> {
+pub(crate) fn site(lan: &Lan, nodes: usize) -> Vec<Node> {
     let site: Vec<Node> = (0..nodes).map(|place| start(lan, place, TOKEN, "")).collect();
     site.iter().for_each(|node| node.wait_for(|| alive(node) == nodes));
     site
@@ -94,6 +96,60 @@ fn r9_two_sites_on_one_lan_do_not_mix() {
     assert!(id(&nodes[0]) == id(&nodes[1]) && id(&nodes[2]) == id(&nodes[3]) && id(&nodes[0]) != id(&nodes[2]));
     // Another site's announcement is not even followed.
     assert!(nodes.iter().all(|node| !node.log().contains("was not let in")));
+}
+
+/// What a node counts under a name.
+fn counted(node: &Node, name: &str) -> u64 {
+    let metrics = String::from_utf8(node.ask("GET", "/-/metrics", &node.address(), &[]).body).unwrap();
+    metrics.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok()).unwrap()
+}
+
+#[test]
+fn r9_a_foreign_token_is_kept_out_of_a_lan() {
+    let lan = Lan::new(3);
+    let origin = origin(&lan);
+    let site = site(&lan, 2);
+    let other = imirror_protocol::token::Token::from_entropy([7; 20]).spelled();
+    // It does not follow announcements of another site, but goes where it is told to.
+    let seeds = format!("[site]\nseeds = [\"{}:3142\"]\n", lan.host(0).address());
+    let stranger = start(&lan, 2, &other, &seeds);
+    site[0].wait_for(|| counted(&site[0], "imirror_handshakes_refused_total ") >= 3);
+    assert_eq!(site[0].log().matches("was not let in").count(), 1, "said once");
+    // It reads nothing, and nothing is read of it.
+    one_serves_what_another_has(&site, &origin);
+    let body = content(1, 2_000_000);
+    assert!(stranger.get(&origin.url(RPM)).body == body);
+    assert_eq!(origin.sent(RPM), 2 * body.len());
+    let (theirs, body) = ("/Packages/b-1-1.x86_64.rpm", content(2, 100_000));
+    origin.put(theirs, Page::new(body.clone()));
+    for node in [&stranger, &site[0], &site[1]] {
+        assert!(node.get(&origin.url(theirs)).body == body);
+    }
+    assert_eq!(origin.sent(theirs), 2 * body.len());
+    assert_eq!([alive(&site[0]), alive(&site[1]), alive(&stranger)], [2, 2, 1]);
+}
+
+#[test]
+fn r10_who_sends_wrong_bytes_on_a_lan_is_found_out_before_a_client_sees_one() {
+    let lan = Lan::new(3);
+    let origin = origin(&lan);
+    let site = site(&lan, 2);
+    let body = content(1, 3_000_000);
+    origin.put(RPM, Page::new(body.clone()));
+    let url = origin.url(RPM);
+    let seed = format!("{}:3142", lan.host(0).address());
+    let listen = (lan.host(2).address(), 3142).into();
+    let _liar = lan.host(2).within(|| Liar::start(TOKEN, listen, &seed, &url, &body, 2_000_000));
+    site.iter().for_each(|node| node.wait_for(|| knows(node, "liar", 1)));
+    // The client is on another host than the node that it asks.
+    let answer = fetch(&lan, (lan.host(0).address(), 3142).into(), &url).unwrap();
+    assert!(answer.complete && answer.body == body);
+    assert_eq!(origin.seen(RPM).len(), 1, "the rest came from upstream, in the same answer");
+    site[0].wait_for_words("a node misbehaves: it sent wrong bytes of an object");
+    assert_eq!(counted(&site[0], "imirror_misbehaved_total "), 1);
+    assert!(site[1].get(&url).body == body);
+    let said = |node: &Node| node.log().matches("a node misbehaves").count();
+    assert!(said(&site[0]) == 1 && said(&site[1]) <= 1);
 }
 
 #[test]

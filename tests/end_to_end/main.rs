@@ -20,6 +20,7 @@ mod lists;
 mod memory;
 mod metalinks;
 mod monitoring;
+mod narrow;
 mod operations;
 mod packages;
 mod page;

@@ -340,6 +340,57 @@ fn r10_a_wrong_byte_of_a_peer_reaches_no_client() {
 }
 
 #[test]
+fn r13_together_two_nodes_hold_more_than_one() {
+    const SIZE: usize = 2_000_000;
+    let origin = Origin::start();
+    let path = |name: &str| format!("/Packages/{name}-1-1.x86_64.rpm");
+    let body = |name: &str| content(name.bytes().fold(7, |sum, byte| sum * 31 + u64::from(byte)), SIZE);
+    let (both, first, second, new) = (["b1", "b2", "b3"], ["f1", "f2"], ["s1", "s2"], ["n1", "n2", "n3"]);
+    let all = [&both[..], &first, &second, &new].concat();
+    all.iter().for_each(|name| origin.put(&path(name), Page::new(body(name))));
+    let seed = free_port();
+    let start = |address: SocketAddr, name: &str| {
+        // What is asked for so often would else be copied again, also to where there is hardly room.
+        let mut node = Node::new(address, &[origin.address()], "[replication]\nenabled = false\n")
+            .with_variable("IMIRROR_NAME", name)
+            .with_variable("IMIRROR_SITE_TOKEN", TOKEN)
+            .with_variable("IMIRROR_SITE_SEEDS", seed.to_string())
+            .with_variable("IMIRROR_CACHE_SIZE", "11MiB");
+        node.run();
+        node
+    };
+    let site = joined(vec![start(seed, NAMES[0]), start(free_port(), NAMES[1])]);
+    let get =
+        |place: usize, name: &str| assert!(site[place].get(&origin.url(&path(name))).body == body(name), "{name}");
+    let has = |place: usize, name: &str| {
+        let said = site[place].command(&["lookup", "--json", &origin.url(&path(name))]).output().unwrap();
+        !serde_json::from_slice::<serde_json::Value>(&said.stdout).unwrap()["stored"].is_null()
+    };
+    // What both have is asked for much more than what only one has, which by itself would make it worthier.
+    for name in both {
+        get(0, name);
+        wait_until_known(&site, 0, 1 + both.iter().position(|it| *it == name).unwrap() as u64);
+        (0..8).for_each(|_| get(1, name));
+        (0..8).for_each(|_| get(0, name));
+    }
+    first.iter().for_each(|name| get(0, name));
+    second.iter().for_each(|name| get(1, name));
+    (0..2).for_each(|place| wait_until_known(&site, place, 5));
+    // There is room for five at each.
+    for name in new {
+        get(0, name);
+        site[0].wait_for(|| has(0, name));
+    }
+    let held: Vec<&str> = all.iter().copied().filter(|name| has(0, name)).collect();
+    assert_eq!(held, [&first[..], &new].concat(), "what only this one has stays");
+    // The second has the last copies now: ten in all, where one node has room for five.
+    origin.set_down(true);
+    first.iter().chain(&new).for_each(|name| get(0, name));
+    both.iter().chain(&second).for_each(|name| get(1, name));
+    assert!(all.iter().all(|name| origin.sent(&path(name)) == SIZE));
+}
+
+#[test]
 fn the_head_of_what_a_peer_has_moves_no_content() {
     let origin = Origin::start();
     let site = site(2, &origin);

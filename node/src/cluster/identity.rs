@@ -101,19 +101,6 @@ impl Identity {
         let node = NodeId::of_public_key(&key.subject_public_key_info());
         Ok(Self { node, site: token.site_id(), client: Arc::new(client), server: Arc::new(server) })
     }
-
-    /// Somebody who trusts the nodes of a site, and shows a certificate that `issuer` has signed, good until the end of 2019 or for ever.
-    #[cfg(test)]
-    pub(super) fn that_shows(site: &Token, issuer: &Token, expired: bool) -> Self {
-        let key = KeyPair::generate_for(&PKCS_ED25519).unwrap();
-        let mut params = leaf_params().unwrap();
-        if expired {
-            params.not_before = rcgen::date_time_ymd(2019, 1, 1);
-            params.not_after = rcgen::date_time_ymd(2020, 1, 1);
-        }
-        let leaf = params.signed_by(&key, &Authority::of(issuer).unwrap().issuer).unwrap();
-        Self::with_certificate(site, &key, leaf.der()).unwrap()
-    }
 }
 
 /// Whose certificate this is. It has been verified already.
@@ -220,6 +207,20 @@ mod tests {
     use rustls::{ClientConnection, ServerConnection};
 
     use super::*;
+
+    impl Identity {
+        /// Somebody who trusts the nodes of a site, and shows a certificate that `issuer` has signed, good until the end of 2019 or for ever.
+        pub(in crate::cluster) fn that_shows(site: &Token, issuer: &Token, expired: bool) -> Self {
+            let key = KeyPair::generate_for(&PKCS_ED25519).unwrap();
+            let mut params = leaf_params().unwrap();
+            if expired {
+                params.not_before = rcgen::date_time_ymd(2019, 1, 1);
+                params.not_after = rcgen::date_time_ymd(2020, 1, 1);
+            }
+            let leaf = params.signed_by(&key, &Authority::of(issuer).unwrap().issuer).unwrap();
+            Self::with_certificate(site, &key, leaf.der()).unwrap()
+        }
+    }
 
     fn token(n: u8) -> Token {
         Token::from_entropy([n; 20])
