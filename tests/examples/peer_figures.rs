@@ -1,5 +1,5 @@
-//! What other nodes cost one client, that asks for one thing after the other: how much later a hit at a peer begins than one here, and
-//! how much later a miss than at a node that is alone. Real nodes on loopback.
+//! What other nodes cost: memory while nothing happens, and one client that asks for one thing after the other: how much later a hit at a
+//! peer begins than one here, and how much later a miss than at a node that is alone. Real nodes on loopback, of which there may be many.
 //!
 //!     cargo run -p imirror-tests --example peer_figures -- [OBJECTS [NODES]]
 //!
@@ -20,10 +20,13 @@ const SIZE: usize = 100_000;
 /// For inventories to arrive, and for what has landed to be on the disk.
 const SETTLING: Duration = Duration::from_secs(2);
 
+/// For all nodes to know each other.
+const PATIENCE: Duration = Duration::from_secs(180);
+
 fn main() {
     let mut wishes = std::env::args().skip(1).map(|word| word.parse::<usize>().expect("a number"));
     let objects = wishes.next().unwrap_or(500).max(10);
-    let nodes = wishes.next().unwrap_or(3).clamp(2, 20);
+    let nodes = wishes.next().unwrap_or(3).clamp(2, 200);
     let origin = Origin::start();
     let body = content(1, SIZE);
     let paths = |kind: &str| -> Vec<String> {
@@ -35,10 +38,19 @@ fn main() {
     let addresses: Vec<SocketAddr> = (0..nodes).map(|_| free_port()).collect();
     let seeds = addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
     let site: Vec<Node> = addresses.iter().map(|address| start(&origin, *address, &seeds)).collect();
+    let lone = start(&origin, free_port(), "");
+    let deadline = Instant::now() + PATIENCE;
     for node in &site {
-        node.wait_for(|| node.status()["site"]["nodes"].as_array().unwrap().len() == nodes);
+        while node.status()["site"]["nodes"].as_array().unwrap().len() < nodes {
+            assert!(Instant::now() < deadline, "they do not find each other");
+            std::thread::sleep(Duration::from_millis(100));
+        }
     }
+    std::thread::sleep(SETTLING);
     println!("{nodes} nodes, {objects} objects of {SIZE} bytes, one client");
+    let most = site.iter().map(|node| node.memory("VmRSS")).max().unwrap_or(0);
+    let alone = lone.memory("VmRSS");
+    println!("resident memory: {most} MiB, the greatest of all, {alone} MiB of one that is alone");
 
     let stored = paths("stored");
     let mut holder = Client::of(&site[0], &origin);
@@ -58,7 +70,6 @@ fn main() {
     say("hit here, first byte", &mut own);
     say(&format!("hit at a peer, first byte ({by_peers} were that)"), &mut peer);
 
-    let lone = start(&origin, free_port(), "");
     let (mut lone, mut member) = (Client::of(&lone, &origin), Client::of(&site[1], &origin));
     let (mut alone, mut among) = (Vec::new(), Vec::new());
     for (one, other) in paths("alone").iter().zip(paths("among")) {

@@ -3,7 +3,8 @@
 //!
 //!     cargo run -p imirror-tests --example site_figures -- [NODES [IDLE_SECONDS [SETTLING_SECONDS]]]
 //!
-//! Needs root. `IMIRROR_BIN` names another program than the one beside this, such as one of another commit. A tool, no test: it looks at
+//! Needs root, and for more than 32 nodes greater tables of neighbours: the kernel counts those of all namespaces together
+//! (`net.ipv4.neigh.default.gc_thresh3`). `IMIRROR_BIN` names another program than the one beside this, such as one of another commit. A tool, no test: it looks at
 //! the clock and judges nothing.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::disallowed_methods)]
 
