@@ -2,6 +2,7 @@
 //! metadata has are had from whichever mirror has them.
 
 use std::path::Path;
+use std::process::Command;
 
 use imirror_tests::http::{Answer, Connection};
 use imirror_tests::node::Node;
@@ -375,6 +376,60 @@ fn r18_a_generation_that_is_not_whole_is_not_handed_out() {
     assert_eq!(day, 2);
     assert_eq!(client.list(&origin, &new), sha256(&second));
     assert!(client.get(&origin, &pool("hello")).body == second);
+}
+
+#[test]
+fn r18_a_root_is_not_handed_out_before_it_is_known_what_it_names() {
+    let (origin, other) = (Origin::start(), Origin::start());
+    let (first, second) = (content(1, 50_000), content(2, 50_000));
+    for origin in [&origin, &other] {
+        publish(origin, 1, &[("hello", &first)]);
+    }
+    let node = Node::start(&[origin.address(), other.address()], "");
+    let mut client = Client::of(&node);
+    let (old, _) = client.root(&origin);
+    client.list(&origin, &old);
+    // The disk stalls while it is written down what is known: whoever opens a pipe to write waits for a reader.
+    let pipe = node.dir().join("cache/catalogue/roots.new");
+    run(Command::new("mkfifo").arg(&pipe));
+    node.get(&other.url(RELEASE));
+    node.wait_for(|| node.status()["repos"].as_array().is_some_and(|known| known.len() == 2));
+    publish(&origin, 2, &[("hello", &second)]);
+    for _ in 0..2 {
+        let (digest, day) = client.root(&origin);
+        assert_eq!(client.list(&origin, &digest), sha256(if day == 1 { &first } else { &second }));
+    }
+    std::fs::read(&pipe).unwrap();
+    node.wait_for(|| client_of_second(&node, &origin, &second));
+}
+
+/// Does a client that comes now get the second generation, and all of it?
+fn client_of_second(node: &Node, origin: &Origin, hello: &[u8]) -> bool {
+    let mut client = Client::of(node);
+    let (digest, day) = client.root(origin);
+    day == 2 && client.list(origin, &digest) == sha256(hello)
+}
+
+#[test]
+fn r18_what_a_client_hears_to_be_current_is_what_it_has() {
+    let origin = Origin::start();
+    let (first, second) = (content(1, 50_000), content(2, 50_000));
+    publish(&origin, 1, &[("hello", &first)]);
+    let node = Node::start(&[origin.address()], "");
+    let mut slow = Client::of(&node);
+    let (old, _) = slow.root(&origin);
+    slow.list(&origin, &old);
+    let mut ask = |method: &str, field: &str| {
+        let request = format!("{method} {} HTTP/1.1\r\nHost: {}\r\n", origin.url(RELEASE), origin.address());
+        slow.0.send(&format!("{request}{field}\r\n\r\n"));
+        slow.0.answer(true).expect("an answer").status
+    };
+    // It asks again, and is told that there is nothing new; when there is, it only looks.
+    assert_eq!(ask("GET", &format!("If-Modified-Since: {} GMT", date(1))), 304);
+    publish(&origin, 2, &[("hello", &second)]);
+    assert!(client_of_second(&node, &origin, &second));
+    assert_eq!(ask("HEAD", "Accept: */*"), 200);
+    assert_eq!(slow.list(&origin, &old), sha256(&first), "it still has the first");
 }
 
 #[test]

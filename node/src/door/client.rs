@@ -30,7 +30,7 @@ use crate::classify::{Url, classify};
 use crate::config;
 use crate::fault::{Cause, Fault};
 use crate::journey::target::{Target, parse_target};
-use crate::journey::{Asked, Content, Journey, LineRef, Reply};
+use crate::journey::{Asked, Caller, Content, Journey, LineRef, Reply};
 use crate::ledger::{Ledger, Outcome, Subject};
 use crate::os::clock::Clock;
 use crate::os::sendfile::{Outbox, SendfileStream};
@@ -56,7 +56,7 @@ const HEADERS_MAX: usize = 64;
 pub(super) struct Client {
     pub(super) door: Arc<Door>,
     pub(super) address: IpAddr,
-    port: u16,
+    caller: Caller,
     /// Where it has reached this node.
     local: Option<SocketAddr>,
     permitted: bool,
@@ -118,7 +118,8 @@ impl Door {
         let address = peer.ip().to_canonical();
         let permitted = self.clients.allow.iter().any(|net| net.contains(&address));
         let has_asked = AtomicBool::new(false);
-        let client = Arc::new(Client { door: self, address, port: peer.port(), local, permitted, outbox, has_asked });
+        let caller = Caller::connected(address);
+        let client = Arc::new(Client { door: self, address, caller, local, permitted, outbox, has_asked });
         let asker = client.clone();
         let service = service_fn(move |request| client.answer(request));
         let connection = http1::Builder::new()
@@ -219,7 +220,7 @@ impl Door {
             sources: named.sources,
             fields: parts.headers,
             line,
-            client: Some(SocketAddr::new(meter.client().address, meter.client().port)),
+            client: Some(meter.client().caller),
         };
         self.journey.answer(asked, has_body.then(|| Upload::new(body).boxed_unsync())).await
     }

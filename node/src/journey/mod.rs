@@ -26,12 +26,12 @@ mod site;
 mod switch;
 pub mod target;
 
-use std::net::SocketAddr;
 use std::sync::{Arc, PoisonError};
 
 use http::header::{AUTHORIZATION, COOKIE, RANGE};
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
 
+pub use handed::Caller;
 pub use reply::{Content, Reply, Stored};
 pub use segments::{Segment, Segments};
 pub use shortcut::{Line, LineRef, Shortcut};
@@ -54,6 +54,7 @@ use ask::{Question, Questions, Resolution};
 use freshness::{Decision, Demand, Known};
 use handed::Handed;
 use hops::Hops;
+use promises::Handing;
 use shared::Fills;
 use shortcut::Shortcuts;
 use switch::Switches;
@@ -73,7 +74,7 @@ pub struct Asked {
     /// The request line, if it may be remembered.
     pub line: Option<Line>,
     /// Who asks, by which connection.
-    pub client: Option<SocketAddr>,
+    pub client: Option<Caller>,
 }
 
 /// Roots that are known to be signed by whom they must be.
@@ -181,10 +182,7 @@ impl Journey {
         let personal = asked.fields.contains_key(AUTHORIZATION) || asked.fields.contains_key(COOKIE);
         let reads = asked.method == Method::GET || asked.method == Method::HEAD;
         let answered = match classified.class.is_ours() {
-            true if reads && !personal => {
-                let reply = self.serve(&asked, classified).await;
-                reply.inspect(|reply| self.note_handed(&asked, reply))
-            }
+            true if reads && !personal => self.serve(&asked, classified).await,
             false if self.0.options.freshness.other == config::Other::Rfc9111 => self.share(asked, body).await,
             _ => self.pass(asked, body).await,
         };
@@ -256,7 +254,11 @@ impl Journey {
             return Ok(reply);
         }
         let flight = match self.0.flights.join_in_the_air(&key).await {
-            None if key != url_key => self.0.flights.join_in_the_air(&url_key).await,
+            None if key != url_key => {
+                // Under this name another generation's content may be on its way.
+                let flight = self.0.flights.join_in_the_air(&url_key).await;
+                flight.filter(|flight| flight.plan().digest == classified.digest)
+            }
             flight => flight,
         };
         let cached = self.cached(asked, &classified).await;
@@ -342,10 +344,11 @@ impl Journey {
             Resolution::Small(answer) => Ok(self.small_reply(asked, &answer)),
             Resolution::Unshared(answer) => {
                 let mine = answer.lock().unwrap_or_else(PoisonError::into_inner).take();
-                match mine {
+                let reply = match mine {
                     Some(answer) if !asked.fields.contains_key(RANGE) => Ok(self.passed_reply(*answer)),
                     _ => self.pass_own(asked, &classified).await,
-                }
+                };
+                reply.inspect(|reply| self.note_handed(asked, reply.status, Handing::Passed))
             }
             Resolution::Failed(fault) => Err(fault),
         }

@@ -1,25 +1,29 @@
 //! What repositories say of their contents (R16, R17): which digest a file has to have, where else it can be had, and how the
 //! node learns that from the metadata that passes through it.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 
-use super::{Asked, Content, Journey, Reply, is_right};
+use http::{Method, StatusCode};
+
+use super::{Asked, Caller, Journey, is_right};
 use crate::classify::{Classified, Digest, Url, classify};
 use crate::fault::{Cause, Fault};
-use crate::flight::Landing;
+use crate::flight::{Flight, Landing};
 use crate::os::tasks;
 use crate::repos::{Listed, Reading, root};
 use crate::store::Entry;
 
+/// What a client is handed under a root's name.
+pub(super) enum Handing<'a> {
+    Stored(&'a Entry),
+    Flying(&'a Arc<Flight>),
+    /// Nobody here knows it.
+    Passed,
+}
+
 impl Journey {
     /// Adds what the repository's metadata says of a URL: of the generation that the client has, if it is known.
-    pub(super) async fn promised(
-        &self,
-        url: &Url,
-        mut classified: Classified,
-        client: Option<SocketAddr>,
-    ) -> Classified {
+    pub(super) async fn promised(&self, url: &Url, mut classified: Classified, client: Option<Caller>) -> Classified {
         let handed = |root: &Url| self.0.handed.get(client?, root);
         if classified.class.is_ours()
             && classified.digest.is_none()
@@ -61,18 +65,19 @@ impl Journey {
         is_right(&entry, classified).then_some(entry)
     }
 
-    /// A client that gets a root of a repository will ask for what that one names.
-    pub(super) fn note_handed(&self, asked: &Asked, reply: &Reply) {
-        let Some(client) = asked.client.filter(|_| root::place(&asked.key).is_some()) else { return };
-        let object = match &reply.content {
-            Content::Stored(stored, _) => Some(stored.entry.object.0),
-            _ => None,
+    /// A client that gets a root of a repository, or hears that the one that it has is current, will ask for what that one names.
+    pub(super) fn note_handed(&self, asked: &Asked, status: StatusCode, root: Handing<'_>) {
+        let is_got = asked.method == Method::GET && (status.is_success() || status == StatusCode::NOT_MODIFIED);
+        let Some(client) = asked.client.filter(|_| is_got && root::place(&asked.key).is_some()) else { return };
+        self.0.options.generations.note_asked(&asked.key, self.0.clock.now());
+        let object = match root {
+            Handing::Stored(entry) => Some(entry.object.0),
+            Handing::Flying(_) | Handing::Passed => None,
         };
         self.0.handed.note(client, &asked.key, object);
-        self.0.options.generations.note_asked(&asked.key, self.0.clock.now());
-        let Content::Flying(reader, _) = &reply.content else { return };
+        let Handing::Flying(flight) = root else { return };
         // Which one it is will be known before the client has all of it.
-        let (journey, flight, root) = (self.clone(), reader.flight().clone(), asked.key.clone());
+        let (journey, flight, root) = (self.clone(), flight.clone(), asked.key.clone());
         tasks::spawn("handed", async move {
             flight.landed().await;
             if let Some(entry) = flight.entry() {

@@ -6,6 +6,7 @@ use http::header::{AGE, CONTENT_RANGE, CONTENT_TYPE, RANGE};
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
 
 use super::conditional::{self, Condition};
+use super::promises::Handing;
 use super::reply::{content_fields, content_range, set_length};
 use super::{Asked, Content, Journey, Reply, Segments, Stored, range, rfc9111};
 use crate::classify::Class;
@@ -40,6 +41,7 @@ impl Journey {
         let age = age.as_secs();
         let fields = content_fields(&entry.head, &self.0.hops.via, Some(age), self.cache_status(outcome));
         let selected = select(asked, &entry.head, Some(entry.size), fields);
+        self.note_handed(asked, selected.status, Handing::Stored(&entry));
         selected.into_reply(outcome, None, |segments| Content::Stored(Stored { entry, blob }, segments))
     }
 
@@ -52,6 +54,7 @@ impl Journey {
             .then(|| rfc9111::current_age(&head.fields, flight.started(), self.0.clock.now()).as_secs());
         let fields = content_fields(head, &self.0.hops.via, age, self.cache_status_with(flight, outcome));
         let selected = select(asked, head, flight.total(), fields);
+        self.note_handed(asked, selected.status, Handing::Flying(flight));
         let reader = Box::new(flight.reader());
         selected.into_reply(outcome, Some(flight.source()), |segments| Content::Flying(reader, segments))
     }

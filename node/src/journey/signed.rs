@@ -3,7 +3,6 @@
 //! A signature is kept under the name of the very root that it belongs to. A client gets that of the root that it has.
 
 use std::io::Cursor;
-use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -12,7 +11,7 @@ use imirror_protocol::NodeId;
 
 use super::ask::{Question, patience, small};
 use super::switch::Holder;
-use super::{Asked, Journey, freshness};
+use super::{Asked, Caller, Journey, freshness};
 use crate::classify::{Class, KeyHash, Url};
 use crate::fault::{Cause, Fault};
 use crate::os::tasks;
@@ -164,7 +163,7 @@ impl Journey {
     }
 
     /// The version of a root that a client has, else the current one.
-    fn root_of_client(&self, client: Option<SocketAddr>, root: &Url) -> Option<[u8; 32]> {
+    fn root_of_client(&self, client: Option<Caller>, root: &Url) -> Option<[u8; 32]> {
         let handed = client.and_then(|client| self.0.handed.get(client, root));
         handed.or_else(|| self.0.options.generations.current_root(root))
     }

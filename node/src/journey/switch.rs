@@ -162,11 +162,12 @@ impl Journey {
             }
         }
         let reading = generations.arrived(url, entry.object.0, None);
-        let gone = || Fault::internal("the new root went away in the meantime");
-        let linked = self.0.store.link(entry, url.key_hash(), url.clone()).await.ok_or_else(gone)?;
+        // What it names has to be known before any client can be handed it.
         if let Some(reading) = reading {
             self.read(entry, reading).await;
         }
+        let gone = || Fault::internal("the new root went away in the meantime");
+        let linked = self.0.store.link(entry, url.key_hash(), url.clone()).await.ok_or_else(gone)?;
         Ok(Resolution::Replaced(linked))
     }
 

@@ -28,6 +28,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 use super::Promise;
 use super::catalogue::Catalogue;
@@ -46,8 +47,12 @@ const GENERATIONS_MAX: usize = 3;
 /// Other mirrors that are named for one content.
 const MIRRORS_MAX: usize = 4;
 
-/// How long a request waits for metadata that is just being read; after that it does without.
+/// How long a request waits for lists of packages that are just being read; after that it does without.
 const PATIENCE: Duration = Duration::from_millis(1500);
+
+/// The same for a root. It is short, and a client that has it wants the lists that it names, not those of the one before; but a disk may
+/// be busy, and package managers give up after ten seconds without a byte.
+const ROOT_PATIENCE: Duration = Duration::from_secs(6);
 
 /// The BLAKE3 of a content.
 pub type ContentId = [u8; 32];
@@ -73,8 +78,8 @@ struct State {
     bases: BTreeMap<String, BTreeMap<Url, Root>>,
     /// All lists that have been read.
     catalogues: BTreeMap<String, Arc<Catalogue>>,
-    /// Bases of which metadata is being read, and how often.
-    reading: BTreeMap<String, usize>,
+    /// Bases of which metadata is being read.
+    reading: BTreeMap<String, Underway>,
 }
 
 #[derive(Debug)]
@@ -97,6 +102,13 @@ struct Generation {
     lists: BTreeMap<String, Form>,
     /// Those that have been read: what a request looks into.
     read: BTreeMap<String, Arc<Catalogue>>,
+}
+
+/// How many files of a base are being read.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+struct Underway {
+    roots: usize,
+    lists: usize,
 }
 
 /// What `roots` has of a root.
@@ -168,17 +180,17 @@ impl Generations {
     }
 
     /// What a generation says of a URL: the one that `handed` says that the client has, by the URL of its root, else the current one.
-    /// Waits a little when metadata of its repository is just being read.
+    /// Waits a little when it is not known yet and metadata of its repository is just being read.
     pub async fn promise(&self, url: &Url, handed: impl Fn(&Url) -> Option<ContentId>) -> Option<Promise> {
-        if self.is_being_read(url) {
-            let mut read = self.read.subscribe();
-            let settled = async { while self.is_being_read(url) && read.changed().await.is_ok() {} };
-            let _ = tokio::time::timeout(PATIENCE, settled).await;
+        let of_client =
+            || self.find(url, |root_url, root, rest| root.generation(handed(root_url))?.promise(url, root, rest));
+        if let Some(promise) = of_client() {
+            return Some(promise);
         }
-        self.find(url, |root_url, root, rest| {
-            let of_client = root.generation(handed(root_url)).and_then(|it| it.promise(url, root, rest));
-            of_client.or_else(|| root.generations.first()?.promise(url, root, rest))
-        })
+        if self.patience(url).is_some() {
+            self.settled(url).await;
+        }
+        of_client().or_else(|| self.current(url))
     }
 
     /// Do generations that are remembered name different contents under this URL? Then what is right depends on who asks.
@@ -284,7 +296,7 @@ impl Generations {
                 (base, What::List(name, form))
             }
         };
-        *self.change().reading.entry(base.clone()).or_default() += 1;
+        *self.change().reading.entry(base.clone()).or_default().of(&what) += 1;
         Some(Reading { generations: self.clone(), base, what })
     }
 
@@ -314,9 +326,22 @@ impl Generations {
         served.zip(candidate.made).is_some_and(|(served, candidate)| candidate < served)
     }
 
-    fn is_being_read(&self, url: &Url) -> bool {
+    /// Waits until nothing is being read of a URL's repository, or patience ends.
+    async fn settled(&self, url: &Url) {
+        let (mut read, since) = (self.read.subscribe(), Instant::now());
+        while let Some(patience) = self.patience(url)
+            && let Ok(Ok(())) = tokio::time::timeout_at(since + patience, read.changed()).await
+        {}
+    }
+
+    /// How long what is asked about a URL may wait for what is being read of its repository.
+    fn patience(&self, url: &Url) -> Option<Duration> {
         let state = self.state();
-        !state.reading.is_empty() && prefixes(url).any(|base| state.reading.contains_key(base))
+        if state.reading.is_empty() {
+            return None;
+        }
+        let underway = prefixes(url).filter_map(|base| state.reading.get(base));
+        underway.map(|it| if it.roots > 0 { ROOT_PATIENCE } else { PATIENCE }).max()
     }
 
     /// The first answer of a root whose repository the URL may belong to: the longest base first, of one base the newest root.
@@ -481,14 +506,23 @@ impl Reading {
 impl Drop for Reading {
     fn drop(&mut self) {
         let mut state = self.generations.change();
-        if let Some(count) = state.reading.get_mut(&self.base) {
-            *count -= 1;
-            if *count == 0 {
+        if let Some(underway) = state.reading.get_mut(&self.base) {
+            *underway.of(&self.what) -= 1;
+            if *underway == Underway::default() {
                 state.reading.remove(&self.base);
             }
         }
         drop(state);
         self.generations.read.send_replace(());
+    }
+}
+
+impl Underway {
+    fn of(&mut self, what: &What) -> &mut usize {
+        match what {
+            What::Root(..) => &mut self.roots,
+            What::List(..) => &mut self.lists,
+        }
     }
 }
 
@@ -688,9 +722,12 @@ mod tests {
         let (epoch, next) = (generations.epoch(), release(2, &second));
         let object = *blake3::hash(next.as_bytes()).as_bytes();
         let reading = generations.arrived(&url(ROOT), object, None).unwrap();
-        assert!(generations.is_being_read(&url(at)) && !generations.is_being_read(&url("http://b.example.org/d/x")));
+        assert!(
+            generations.patience(&url(at)).is_some()
+                && generations.patience(&url("http://b.example.org/d/x")).is_none()
+        );
         reading.read(next.as_bytes(), Timestamp(2)).unwrap();
-        assert!(!generations.is_being_read(&url(at)) && generations.epoch() > epoch);
+        assert!(generations.patience(&url(at)).is_none() && generations.epoch() > epoch);
         assert_eq!((promise(&generations, at), promise(&generations, list)), (None, Some(second.len() as u64)));
         assert!(generations.arrived(&url(ROOT), object, None).is_none(), "it is known");
         arrive(&generations, "http://a.example.org/d/dists/s/Release", &next, &second);
@@ -780,7 +817,7 @@ mod tests {
         let reading = generations.arrived(&listed[0].url, [0; 32], Some(&sha256(b"torn"))).unwrap();
         assert!(reading.read(&b"torn"[..], Timestamp(1)).is_err());
         assert_eq!(promise(&generations, "http://a.example.org/d/pool/a_1.deb"), None);
-        assert!(!generations.is_being_read(&url(ROOT)));
+        assert!(generations.patience(&url(ROOT)).is_none());
     }
 
     #[tokio::test(start_paused = true)]
@@ -800,5 +837,24 @@ mod tests {
         let read = async { reading.read(list.as_bytes(), Timestamp(1)).unwrap() };
         let (promise, _) = futures_util::future::join(waiting, read).await;
         assert_eq!(promise.unwrap().size, 7);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn requests_wait_longer_for_a_root() {
+        let dir = tempfile::tempdir().unwrap();
+        let generations = Arc::new(Generations::open(dir.path()).unwrap());
+        let (first, second) = (packages(&[("a", 1)]), packages(&[("a", 2), ("b", 3)]));
+        arrive(&generations, ROOT, &release(1, &first), &first);
+        let text = release(2, &second);
+        let object = *blake3::hash(text.as_bytes()).as_bytes();
+        let reading = generations.arrived(&url(ROOT), object, None).unwrap();
+        let list = url("http://a.example.org/d/dists/s/main/binary-amd64/Packages");
+        let of_client = generations.promise(&list, |_| Some(object));
+        let read = async {
+            tokio::time::sleep(2 * PATIENCE).await;
+            reading.read(text.as_bytes(), Timestamp(2)).unwrap()
+        };
+        let (promise, _) = futures_util::future::join(of_client, read).await;
+        assert_eq!(promise.unwrap().size, second.len() as u64, "who has the second gets its list");
     }
 }
