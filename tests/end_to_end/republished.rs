@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use imirror_tests::origin::{Origin, Page};
@@ -21,7 +21,7 @@ const GENERATIONS: usize = 5;
 /// Between two generations.
 const EVERY: Duration = Duration::from_millis(1500);
 
-/// A generation's packages go from a mirror when it has been replaced so many times.
+/// A generation's packages go from a mirror when it has been replaced so many times, and all clients have got a later one.
 const KEPT: u64 = 6;
 
 const NAMES: [&str; 3] = ["im-a", "im-b", "im-c"];
@@ -169,10 +169,26 @@ fn put(origin: &Origin, files: &[(String, Vec<u8>)], number: u64) {
     }
 }
 
+/// What a client has got so far.
+#[derive(Default)]
+struct Progress {
+    /// How many different generations.
+    different: AtomicUsize,
+    latest: AtomicU64,
+}
+
 /// Publishes on two mirrors, of which the second is up to a generation behind, until it is over.
-fn publish(origins: &[Origin; 2], make: fn(u64, &Key) -> Generation, key: &Key, form: &str, is_over: &AtomicBool) {
+fn publish(
+    origins: &[Origin; 2],
+    make: fn(u64, &Key) -> Generation,
+    key: &Key,
+    form: &str,
+    is_over: &AtomicBool,
+    clients: &[Progress],
+) {
     let folder = if form == "deb" { "/d/pool" } else { "/r/Packages" };
     let mut lagging: Option<(Generation, u64)> = None;
+    let mut oldest = 1;
     for number in 2.. {
         if is_over.load(Ordering::SeqCst) {
             return;
@@ -196,17 +212,20 @@ fn publish(origins: &[Origin; 2], make: fn(u64, &Key) -> Generation, key: &Key, 
             put(&origins[1], &old.roots, number);
             pause();
         }
-        if let Some(gone) = number.checked_sub(KEPT) {
+        // Of what nobody has fetched and no mirror has any more nobody can be helped.
+        let needed = clients.iter().map(|client| client.latest.load(Ordering::SeqCst)).min().unwrap();
+        while oldest < needed && oldest + KEPT <= number {
             for origin in origins {
-                NAMES.iter().for_each(|name| origin.remove(&format!("{folder}/{}", file(name, gone, form))));
+                NAMES.iter().for_each(|name| origin.remove(&format!("{folder}/{}", file(name, oldest, form))));
             }
+            oldest += 1;
         }
         lagging = Some((generation, number));
     }
 }
 
-/// Runs a client over and over; returns the generations that it has got, in order. `different` says meanwhile how many they are.
-fn client(is_over: &AtomicBool, different: &AtomicUsize, once: impl Fn() -> Vec<(String, Vec<u8>)>) -> Vec<u64> {
+/// Runs a client over and over; returns the generations that it has got, in order.
+fn client(is_over: &AtomicBool, progress: &Progress, once: impl Fn() -> Vec<(String, Vec<u8>)>) -> Vec<u64> {
     let mut got = Vec::new();
     while !is_over.load(Ordering::SeqCst) {
         let files = once();
@@ -220,8 +239,9 @@ fn client(is_over: &AtomicBool, different: &AtomicUsize, once: impl Fn() -> Vec<
             generations.insert(number);
         }
         assert_eq!(generations.len(), 1, "packages of one generation: {generations:?}");
+        progress.latest.fetch_max(*generations.last().unwrap(), Ordering::SeqCst);
         got.extend(generations);
-        different.store(got.iter().collect::<BTreeSet<_>>().len(), Ordering::SeqCst);
+        progress.different.store(got.iter().collect::<BTreeSet<_>>().len(), Ordering::SeqCst);
     }
     got
 }
@@ -253,22 +273,22 @@ fn hammer(
     for (node, origin) in [(0, 0), (0, 1), (1, 0), (1, 1)] {
         once(&site[node].address(), &origins[origin], TempDir::new().unwrap().path(), &key);
     }
-    let (is_over, different) = (AtomicBool::new(false), [const { AtomicUsize::new(0) }; 4]);
+    let (is_over, progress) = (AtomicBool::new(false), [(); 4].map(|()| Progress::default()));
     let seen: Vec<Vec<u64>> = std::thread::scope(|scope| {
-        let (key, origins, is_over) = (&key, &origins, &is_over);
-        let publisher = scope.spawn(move || publish(origins, make, key, form, is_over));
-        let places = [(0, 0), (1, 0), (0, 1), (1, 1)].into_iter().zip(&different);
+        let (key, origins, is_over, progress) = (&key, &origins, &is_over, &progress);
+        let publisher = scope.spawn(move || publish(origins, make, key, form, is_over, progress));
+        let places = [(0, 0), (1, 0), (0, 1), (1, 1)].into_iter().zip(progress);
         let clients: Vec<_> = places
-            .map(|((node, mirror), different)| {
+            .map(|((node, mirror), progress)| {
                 let (node, once) = (site[node].address(), &once);
                 scope.spawn(move || {
                     let folder = TempDir::new().unwrap();
-                    client(is_over, different, || once(&node, &origins[mirror], folder.path(), key))
+                    client(is_over, progress, || once(&node, &origins[mirror], folder.path(), key))
                 })
             })
             .collect();
         let end = Instant::now() + LONG;
-        let got_on = || different.iter().all(|different| different.load(Ordering::SeqCst) >= GENERATIONS);
+        let got_on = || progress.iter().all(|client| client.different.load(Ordering::SeqCst) >= GENERATIONS);
         // A client that fails ends it, too.
         while (Instant::now() < end || !got_on()) && clients.iter().all(|client| !client.is_finished()) {
             std::thread::sleep(Duration::from_millis(100));
