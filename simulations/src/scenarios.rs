@@ -252,10 +252,11 @@ pub fn churn(nodes: usize, seed: u64) -> Outcome {
             }
             3..=7 if !up => story.world.start(node),
             8 if up && story.world.responds(node) => {
-                // As a node does: first what others have too.
+                // As a node does: first what others have too, and of that what another is to keep.
                 let mut stored: Vec<Key> = story.world.data.stored_at(node).collect();
                 let cluster = story.world.nodes[node].cluster.as_ref();
-                stored.sort_by_key(|key| Reverse(cluster.map_or(0, |cluster| cluster.copies_elsewhere(*key))));
+                let is_had = |key| cluster.map(|cluster| (cluster.copies_elsewhere(key) > 0, cluster.is_spare(key)));
+                stored.sort_by_key(|key| Reverse(is_had(*key)));
                 stored.into_iter().take(3).for_each(|key| story.world.evict(node, key));
             }
             _ => {}

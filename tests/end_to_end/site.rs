@@ -388,6 +388,9 @@ fn r13_together_two_nodes_hold_more_than_one() {
     first.iter().chain(&new).for_each(|name| get(0, name));
     both.iter().chain(&second).for_each(|name| get(1, name));
     assert!(all.iter().all(|name| origin.sent(&path(name)) == SIZE));
+    // What it would have to drop something for that nobody else has is not kept, though it is the only copy but one.
+    get(1, "f1");
+    assert!(!has(1, "f1"));
 }
 
 #[test]

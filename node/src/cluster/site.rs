@@ -440,6 +440,11 @@ impl Site {
         if self.is_alone() { 0 } else { self.0.state().cluster.copies_elsewhere(of(key)) }
     }
 
+    /// See [`Cluster::is_spare`].
+    pub fn is_spare(&self, key: &KeyHash) -> bool {
+        !self.is_alone() && self.0.state().cluster.is_spare(of(key))
+    }
+
     /// From now on this node gets no more work, or again. It still serves.
     pub fn drain(&self, draining: bool) {
         self.0.tell(Input::Drain(draining));

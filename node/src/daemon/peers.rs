@@ -17,7 +17,7 @@ use crate::journey::Journey;
 use crate::ledger::status::{Member, Site};
 use crate::os::load::Busyness;
 use crate::repos::Generations;
-use crate::store::{Entry, Usage, Watcher};
+use crate::store::{Copies, Entry, Usage, Watcher};
 
 /// See the module head.
 pub(super) struct Duties {
@@ -106,8 +106,16 @@ impl Watcher for Watch {
         self.site.holds(key, false);
     }
 
-    fn copies_elsewhere(&self, key: &KeyHash) -> usize {
-        self.site.copies_elsewhere(key)
+    fn is_alone(&self) -> bool {
+        self.site.is_alone()
+    }
+
+    fn copies(&self, key: &KeyHash) -> Copies {
+        match self.site.copies_elsewhere(key) {
+            0 => Copies::Sole,
+            _ if self.site.is_spare(key) => Copies::Spare,
+            _ => Copies::Duplicate,
+        }
     }
 
     fn is_superseded(&self, entry: &Entry) -> bool {

@@ -245,6 +245,14 @@ impl Flights {
             landing,
             pace,
         } = departure;
+        // What a peer has passes through where it would take the place of what nobody else has (R13).
+        let is_duplicate = matches!(source, Source::Peer(_)) && plan.class == Class::Package;
+        let has_room = || self.0.store.has_room_for_duplicate(&plan.key, plan.total.unwrap_or(0));
+        let keep = keep && (!is_duplicate || has_room());
+        if is_copy && !keep {
+            let detail = "a copy of what another node has would take the place of what no other has".into();
+            return Err((Fault::new(Cause::DiskFull { detail }), None));
+        }
         let growing = match taken_up.map_or_else(|| self.0.store.begin(plan), Ok) {
             Ok(growing) => growing,
             Err(fault) => {

@@ -1,9 +1,11 @@
 //! Which object goes first when room is needed.
 //!
-//! Hyperbolic caching (Blankstein, Sen, Freedman, USENIX ATC 2017): what an object is worth is how often it was used per
-//! time and byte since it came. Such a worth changes with time, so it cannot be kept in a queue; instead a random
-//! sample is drawn and its least worthy go, which comes close to the exact order (Redis evicts like that). The index
-//! is ordered by hashes, so a sample is a walk from a random place, and no table of all objects is held in memory.
+//! Superseded versions and what other nodes have, too, go before all else, so that together the nodes hold more than one of
+//! them (R13). Among those that are alike in this, hyperbolic caching (Blankstein, Sen, Freedman, USENIX ATC 2017): what an
+//! object is worth is how often it was used per time and byte since it came. Such a worth changes with time, so it cannot be
+//! kept in a queue; instead a random sample is drawn and its least worthy go, which comes close to the exact order (Redis
+//! evicts like that). The index is ordered by hashes, so a sample is a walk from a random place, and no table of all objects
+//! is held in memory.
 
 use std::cmp::Ordering;
 
@@ -45,10 +47,43 @@ pub(super) struct Candidate {
     pub(super) uses: u64,
     pub(super) stored_at: Timestamp,
     pub(super) used_at: Timestamp,
-    /// Another node of the site has it, too.
-    pub(super) has_copies: bool,
+    pub(super) copies: Copies,
     /// Its repository has something else in its place.
     pub(super) is_superseded: bool,
+}
+
+/// Who has an object, were this node to have it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Copies {
+    /// Another node has it, too, and that one is to keep it.
+    Spare,
+    /// Other nodes have it, too; this one is to keep it.
+    Duplicate,
+    /// Nobody else.
+    Sole,
+}
+
+/// What goes before what, whatever it is worth (R13).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Tier {
+    /// Hardly anybody will ask for it again.
+    Superseded,
+    Kept(Copies),
+}
+
+impl Tier {
+    pub(super) const LAST: Self = Self::Kept(Copies::Sole);
+}
+
+impl Candidate {
+    pub(super) fn tier(&self) -> Tier {
+        match (self.is_superseded, self.class) {
+            (true, _) => Tier::Superseded,
+            // Metadata is small, asked for by everybody, and a package is of little use without it.
+            (_, Class::MutableMetadata | Class::ImmutableMetadata) => Tier::LAST,
+            _ => Tier::Kept(self.copies),
+        }
+    }
 }
 
 /// A worth that can be sorted by.
@@ -69,22 +104,13 @@ impl Ord for Worth {
     }
 }
 
-/// What is left of the worth of something that another node has, too: the site then holds more than one node does.
-const WITH_COPIES: f64 = 1.0 / 64.0;
-
-/// What is left of the worth of what hardly anybody will ask for again: less than any difference of size and use can make up for.
-const SUPERSEDED: f64 = 1e-12;
-
 /// Uses per second and byte, weighted by class. Larger is worthier.
 pub(super) fn worth(candidate: &Candidate, now: Timestamp) -> f64 {
-    // Metadata is small, asked for by everybody, and a package is of little use without it.
     let weight = match candidate.class {
         Class::MutableMetadata | Class::ImmutableMetadata => 8.0,
         Class::Package => 1.0,
         Class::Other => 0.25,
     };
-    let weight = if candidate.has_copies { weight * WITH_COPIES } else { weight };
-    let weight = if candidate.is_superseded { weight * SUPERSEDED } else { weight };
     let age = now.since(candidate.stored_at).as_secs_f64() + 1.0;
     let idle = now.since(candidate.used_at).as_secs_f64() + 1.0;
     // The time since the last use counts as well, so that what was popular long ago goes at last.
@@ -118,7 +144,7 @@ mod tests {
             uses: 10,
             stored_at: Timestamp(0),
             used_at: Timestamp(900_000_000),
-            has_copies: false,
+            copies: Copies::Sole,
             is_superseded: false,
         };
         let w = |c: Candidate| worth(&c, now);
@@ -127,12 +153,22 @@ mod tests {
         assert!(w(Candidate { used_at: Timestamp(1000), ..base }) < w(base));
         assert!(w(Candidate { class: Class::Other, ..base }) < w(base));
         assert!(w(Candidate { class: Class::MutableMetadata, ..base }) > w(base));
-        assert!(w(Candidate { has_copies: true, uses: 60, ..base }) < w(base), "others can give it back");
-        let rare = Candidate { size: 1 << 30, uses: 1, used_at: Timestamp(0), has_copies: true, ..base };
-        assert!(
-            w(Candidate { is_superseded: true, size: 1, uses: 10_000, ..base }) < w(rare),
-            "nobody asks for it again"
-        );
         assert!(w(Candidate { uses: 0, size: 0, stored_at: now, used_at: now, ..base }).is_finite());
+    }
+
+    #[test]
+    fn what_others_have_goes_before_what_they_have_not() {
+        let of = |class, copies, is_superseded| {
+            let at = Timestamp(0);
+            Candidate { class, size: 1, uses: 1, stored_at: at, used_at: at, copies, is_superseded }.tier()
+        };
+        let order = [
+            of(Class::Package, Copies::Sole, true),
+            of(Class::Package, Copies::Spare, false),
+            of(Class::Package, Copies::Duplicate, false),
+            of(Class::Package, Copies::Sole, false),
+        ];
+        assert!(order.is_sorted_by(|a, b| a < b), "{order:?}");
+        assert_eq!(of(Class::MutableMetadata, Copies::Spare, false), order[3]);
     }
 }

@@ -30,6 +30,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 pub use blob::Blob;
+pub use eviction::Copies;
 pub use groups::GroupList;
 pub use growing::Growing;
 pub use object::{Entry, Head, ObjectId, Plan};
@@ -40,6 +41,7 @@ use crate::fault::{Cause, Fault};
 use crate::os::clock::{Clock, Timestamp};
 use crate::os::{disk, tasks};
 use durable::Published;
+use eviction::Tier;
 use files::Files;
 use index::{Change, Index, Superfluous};
 
@@ -164,8 +166,10 @@ pub trait Watcher: Send + Sync {
     fn stored(&self, entry: &Entry);
     /// They see it no more.
     fn removed(&self, key: &KeyHash);
-    /// Copies of it elsewhere: what others have goes before what they have not.
-    fn copies_elsewhere(&self, key: &KeyHash) -> usize;
+    /// Nobody else has anything.
+    fn is_alone(&self) -> bool;
+    /// What others have goes before what they have not.
+    fn copies(&self, key: &KeyHash) -> Copies;
     /// Has its repository a newer version in its place? Then it is the first to go.
     fn is_superseded(&self, entry: &Entry) -> bool;
 }
@@ -469,9 +473,17 @@ impl Store {
     pub fn begin(&self, plan: Plan) -> Result<Arc<Growing>, Fault> {
         let _one_at_a_time = self.evicting();
         let least = plan.total.or_else(|| self.0.misfits.get(&plan.key)).unwrap_or(0);
-        let began = self.make_room(least).and_then(|()| Growing::begin(self, plan));
+        let began = self.make_room(least, Tier::LAST).and_then(|()| Growing::begin(self, plan));
         self.note(began.as_ref().err());
         began
+    }
+
+    /// Makes room for something of this key and length that a peer has, without dropping anything that only this node has; says whether
+    /// there is room then. Blocks.
+    pub fn has_room_for_duplicate(&self, key: &KeyHash, bytes: u64) -> bool {
+        let is_duplicate = self.0.watcher.get().is_some_and(|watcher| watcher.copies(key) != Copies::Sole);
+        let _one_at_a_time = self.evicting();
+        !is_duplicate || self.make_room(bytes, Tier::Kept(Copies::Duplicate)).is_ok()
     }
 
     /// Is anything left of an earlier download of this key?

@@ -3,7 +3,7 @@
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, MutexGuard, PoisonError};
 
-use super::eviction::{self, Candidate, Room};
+use super::eviction::{self, Candidate, Copies, Room, Tier};
 use super::index::Change;
 use super::{Entry, Store};
 use crate::classify::KeyHash;
@@ -13,6 +13,9 @@ use crate::os::{disk, entropy};
 /// Entries looked at to find those that go.
 const SAMPLE: usize = 64;
 
+/// Samples that are drawn to find something that is not the only copy in the site.
+const SAMPLES_MAX: usize = 4;
+
 /// Most that are evicted by one write of the index, which waits for the disk.
 const EVICTED_MAX: usize = 1024;
 
@@ -20,7 +23,7 @@ impl Store {
     /// Room for so many bytes more of a download whose length was not known. Blocks.
     pub(super) fn more_room(&self, bytes: u64) -> Result<(), Fault> {
         let _one_at_a_time = self.evicting();
-        let made = self.make_room(bytes);
+        let made = self.make_room(bytes, Tier::LAST);
         self.note(made.as_ref().err());
         made.map(|()| self.grow(bytes))
     }
@@ -50,12 +53,12 @@ impl Store {
         let root = self.0.files.root();
         let written = self.0.files.check_writable().map_err(|e| Fault::disk(root.display(), &e));
         let _one_at_a_time = self.evicting();
-        self.note(written.and_then(|()| self.make_room(0)).err().as_ref());
+        self.note(written.and_then(|()| self.make_room(0, Tier::LAST)).err().as_ref());
     }
 
-    /// Evicts until `incoming` more bytes fit into the limit and the reserve of the file system stays free. Nothing goes for
-    /// what would not fit anyway.
-    pub(super) fn make_room(&self, incoming: u64) -> Result<(), Fault> {
+    /// Evicts until `incoming` more bytes fit into the limit and the reserve of the file system stays free; nothing of a later tier than
+    /// `last` goes. Nothing goes for what would not fit anyway.
+    pub(super) fn make_room(&self, incoming: u64, last: Tier) -> Result<(), Fault> {
         for _ in 0..10_000 {
             let room = Room {
                 stored: self.0.index.bytes() + self.0.index.pending_bytes(),
@@ -77,14 +80,14 @@ impl Store {
                     limit => Cause::TooLarge { limit },
                 }));
             }
-            let freed = self.evict(needed)?;
+            let freed = self.evict(needed, last)?;
             if freed > 0 {
                 tracing::debug!(freed, incoming, ?room, "made room");
                 continue;
             }
             // What is not on disk yet cannot be chosen.
             self.settle();
-            if self.evict(needed)? == 0 {
+            if self.evict(needed, last)? == 0 {
                 let detail = format!("{needed} bytes are missing and nothing more can be evicted");
                 return Err(Fault::new(Cause::DiskFull { detail: detail.into() }));
             }
@@ -94,11 +97,11 @@ impl Store {
 
     /// Evicts the least worthy of random samples until `needed` bytes have gone or there are as many as are written at once;
     /// returns how many bytes went.
-    fn evict(&self, needed: u64) -> Result<u64, Fault> {
+    fn evict(&self, needed: u64, last: Tier) -> Result<u64, Fault> {
         let mut batch = Vec::new();
         let (mut freed, mut evicted) = (0, 0);
         while freed < needed && batch.len() < EVICTED_MAX {
-            let going = match self.least_worthy(needed - freed) {
+            let going = match self.least_worthy(needed - freed, last) {
                 Ok(going) => going,
                 Err(fault) if batch.is_empty() => return Err(fault),
                 Err(_) => break,
@@ -127,9 +130,33 @@ impl Store {
         Ok(freed)
     }
 
-    /// The least worthy of a random sample: as many as it takes for `needed` bytes, but only the worse half.
-    fn least_worthy(&self, needed: u64) -> Result<Vec<Arc<Entry>>, Fault> {
-        let now = self.0.clock.now();
+    /// The first that should go, as far as random samples show: as many as it takes for `needed` bytes, all of one tier and none of a
+    /// later one than `last`, and of a sample only the worse half of that tier.
+    fn least_worthy(&self, needed: u64, last: Tier) -> Result<Vec<Arc<Entry>>, Fault> {
+        let watcher = self.0.watcher.get();
+        let samples = if watcher.is_none_or(|watcher| watcher.is_alone()) { 1 } else { SAMPLES_MAX };
+        let mut found = Vec::new();
+        for _ in 0..samples {
+            let (tier, least) = self.least_of_sample(last)?;
+            if found.is_empty() || tier < Tier::LAST {
+                found = least;
+            }
+            if tier < Tier::LAST {
+                break;
+            }
+        }
+        let mut bytes = 0;
+        found.retain(|entry| {
+            let is_wanted = bytes < needed;
+            bytes += entry.size.max(1);
+            is_wanted
+        });
+        Ok(found)
+    }
+
+    /// The first tier of a random sample, and the worse half of it.
+    fn least_of_sample(&self, last: Tier) -> Result<(Tier, Vec<Arc<Entry>>), Fault> {
+        let (now, watcher) = (self.0.clock.now(), self.0.watcher.get());
         let mut sample = Vec::with_capacity(SAMPLE);
         self.0.index.walk(KeyHash(entropy::random_bytes()), |entry| {
             let in_use = self.0.hot.peek(&entry.key).is_some_and(|hot| hot.is_in_use());
@@ -140,32 +167,24 @@ impl Store {
             }
             sample.len() < SAMPLE
         })?;
-        let watcher = self.0.watcher.get();
-        let copies = |key: &KeyHash| watcher.map_or(0, |watcher| watcher.copies_elsewhere(key));
-        let is_superseded = |entry: &Entry| watcher.is_some_and(|watcher| watcher.is_superseded(entry));
-        let worth = |entry: &Entry| {
-            eviction::worth(
-                &Candidate {
-                    class: entry.class,
-                    size: entry.size,
-                    uses: entry.uses(),
-                    stored_at: entry.stored_at,
-                    used_at: entry.used_at(),
-                    has_copies: copies(&entry.key) > 0,
-                    is_superseded: is_superseded(entry),
-                },
-                now,
-            )
+        let candidate = |entry: Arc<Entry>| {
+            let candidate = Candidate {
+                class: entry.class,
+                size: entry.size,
+                uses: entry.uses(),
+                stored_at: entry.stored_at,
+                used_at: entry.used_at(),
+                copies: watcher.map_or(Copies::Sole, |watcher| watcher.copies(&entry.key)),
+                is_superseded: watcher.is_some_and(|watcher| watcher.is_superseded(&entry)),
+            };
+            (candidate.tier(), eviction::Worth(eviction::worth(&candidate, now)), entry)
         };
-        sample.sort_by_cached_key(|entry| eviction::Worth(worth(entry)));
+        let mut sample: Vec<_> = sample.into_iter().map(candidate).filter(|(tier, ..)| *tier <= last).collect();
+        let first = sample.iter().map(|(tier, ..)| *tier).min().unwrap_or(Tier::LAST);
+        sample.retain(|(tier, ..)| *tier == first);
+        sample.sort_by_key(|(_, worth, _)| *worth);
         sample.truncate(sample.len().div_ceil(2));
-        let mut found = 0;
-        sample.retain(|entry| {
-            let wanted = found < needed;
-            found += entry.size.max(1);
-            wanted
-        });
-        Ok(sample)
+        Ok((first, sample.into_iter().map(|(.., entry)| entry).collect()))
     }
 
     pub(super) fn evicting(&self) -> MutexGuard<'_, ()> {

@@ -261,3 +261,61 @@ async fn what_could_not_be_written_for_long_is_found_by_the_next_scan() {
     store.reconcile();
     assert_eq!(store.lookup(entry.key).await.unwrap().unwrap().object, entry.object);
 }
+
+/// Other nodes, as far as they have been told of.
+#[derive(Default)]
+struct Others(Mutex<HashMap<KeyHash, Copies>>);
+
+impl Watcher for Others {
+    fn stored(&self, _: &Entry) {}
+    fn removed(&self, _: &KeyHash) {}
+    fn is_alone(&self) -> bool {
+        false
+    }
+    fn copies(&self, key: &KeyHash) -> Copies {
+        self.0.lock().unwrap().get(key).copied().unwrap_or(Copies::Sole)
+    }
+    fn is_superseded(&self, _: &Entry) -> bool {
+        false
+    }
+}
+
+#[tokio::test]
+async fn what_only_this_node_has_goes_last_however_old_it_is() {
+    const PIECE: usize = 1 << 20;
+    let dir = tempfile::tempdir().unwrap();
+    let (store, clock) = store_in(&dir);
+    let others = Arc::new(Others::default());
+    store.set_watcher(others.clone());
+    let url = |kind: &str, i: u64| format!("http://example.org/{kind}{i}");
+    let kinds = ["sole", "duplicate", "spare"];
+    let content = |kind: &str, i: u64| format!("{kind:>16}{i:>16}").repeat(PIECE / 32).into_bytes();
+    // The longer ago the less others have it, and what they have is in use.
+    for (kind, copies) in kinds.into_iter().zip([Copies::Sole, Copies::Duplicate, Copies::Spare]) {
+        for i in 0..20 {
+            others.0.lock().unwrap().insert(key(&url(kind, i)), copies);
+            let entry = put(&store, &url(kind, i), &content(kind, i)).await;
+            (0..u64::from(kind != "sole") * 9).for_each(|_| store.touch(&entry, clock.now()));
+        }
+        clock.advance(Duration::from_secs(86_400));
+    }
+    let gone = || kinds.map(|kind| (0..20).filter(|i| store.0.index.is_unknown(&key(&url(kind, *i)))).count());
+    // There is room for 64 in all.
+    for (more, expected) in [(4, [0, 0, 0]), (6, [0, 0, 6]), (14, [0, 0, 20]), (19, [0, 19, 20])] {
+        for i in 0..more {
+            put(&store, &url(&format!("{more}-"), i), &content(&more.to_string(), i)).await;
+        }
+        store.settle();
+        assert_eq!(gone(), expected, "{more} more");
+    }
+    let (size, copy) = (PIECE as u64, key(&url("spare", 0)));
+    assert!(store.has_room_for_duplicate(&copy, size), "in the place of another");
+    assert!(!store.has_room_for_duplicate(&copy, 2 * size));
+    assert!(store.has_room_for_duplicate(&key(A), 2 * size), "nobody else has it");
+    store.settle();
+    assert_eq!(gone(), [0, 20, 20]);
+    put(&store, A, &content("a", 0)).await;
+    put(&store, B, &content("b", 0)).await;
+    store.settle();
+    assert_eq!(store.usage().objects, 64, "at last they go as they are worth");
+}

@@ -88,8 +88,19 @@ impl Cluster {
 
     /// How many other live nodes probably hold `key`: for eviction, which drops duplicates first. Those that leave don't count.
     pub fn copies_elsewhere(&self, key: Key) -> usize {
+        self.staying_holders(key).count()
+    }
+
+    /// Is `key`, which this node holds, for another node to keep, should only one of them? All agree on which that is, so that two that
+    /// want room in the same moment do not both drop what each believes the other to have.
+    pub fn is_spare(&self, key: Key) -> bool {
+        let own = (affinity(self.own, key), self.own);
+        self.staying_holders(key).any(|peer| (affinity(peer, key), peer) > own)
+    }
+
+    fn staying_holders(&self, key: Key) -> impl Iterator<Item = NodeId> {
         let stays = |peer: &NodeId| self.heads.of(*peer).is_some_and(|head| !head.draining);
-        self.mirrors.holders(key.short()).filter(|peer| self.is_live(*peer)).filter(stays).count()
+        self.mirrors.holders(key.short()).filter(|peer| self.is_live(*peer)).filter(stays)
     }
 
     /// Was an object with these names and this URL, which upstream has confirmed `age` ago, to be forgotten since? Why, if it was: a peer

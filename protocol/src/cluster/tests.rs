@@ -264,6 +264,25 @@ impl Pair {
 }
 
 #[test]
+fn of_two_that_have_something_one_is_to_keep_it() {
+    let mut pair = Pair::new();
+    let spare = |pair: &Pair| [pair.first.is_spare(KEY), pair.second.is_spare(KEY)];
+    pair.first.handle(at(pair.now), Input::Stored(KEY));
+    pair.run(1000);
+    assert_eq!(spare(&pair), [false, true], "were the second to have it, too");
+    pair.second.handle(at(pair.now), Input::Stored(KEY));
+    pair.run(1000);
+    assert_eq!(spare(&pair), [false, true]);
+    pair.first.handle(at(pair.now), Input::Drain(true));
+    pair.run(1000);
+    assert_eq!(spare(&pair), [false, false], "what one that leaves has goes with it");
+    pair.first.handle(at(pair.now), Input::Drain(false));
+    pair.first.handle(at(pair.now), Input::Removed(KEY));
+    pair.run(1000);
+    assert_eq!(spare(&pair), [false, false], "it is the only one");
+}
+
+#[test]
 fn what_was_said_before_is_no_news() {
     let mut pair = Pair::new();
     let (peer, third) = (pair.second.own(), NodeId([8; 16]));
