@@ -7,7 +7,7 @@ use std::process::Command;
 use imirror::config::keys::KEYS;
 use imirror_tests::node::program;
 
-use super::{recipe, recipes, run, source};
+use super::{recipes, run, source};
 
 fn read(name: &str) -> String {
     std::fs::read_to_string(source(name)).unwrap_or_else(|e| panic!("{name}: {e}"))
@@ -105,94 +105,13 @@ fn the_configuration_names_every_key_with_its_default() {
     }
 }
 
-/// The instructions of a container file with what follows them.
-fn instructions(text: &str) -> Vec<(String, String)> {
-    let joined = text.replace("\\\n", " ");
-    let lines = joined.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
-    lines
-        .map(|line| line.split_once(' ').map(|(word, rest)| (word.to_owned(), rest.trim().to_owned())).expect(line))
-        .collect()
-}
-
-fn words(list: &str) -> Vec<String> {
-    serde_json::from_str(list).unwrap_or_else(|e| panic!("{list}: {e}"))
-}
-
-#[test]
-fn the_container_file_is_sound() {
-    const KNOWN: [&str; 12] = [
-        "FROM",
-        "WORKDIR",
-        "COPY",
-        "RUN",
-        "USER",
-        "VOLUME",
-        "EXPOSE",
-        "STOPSIGNAL",
-        "HEALTHCHECK",
-        "ENTRYPOINT",
-        "CMD",
-        "ENV",
-    ];
-    let all = instructions(&read("deploy/container/Containerfile"));
-    let (mut stages, mut copied) = (Vec::new(), Vec::new());
-    for (word, rest) in &all {
-        assert!(KNOWN.contains(&word.as_str()), "{word}");
-        let parts: Vec<&str> = rest.split_whitespace().collect();
-        match word.as_str() {
-            "FROM" => stages.push(parts.iter().skip_while(|part| **part != "AS").nth(1).copied()),
-            "COPY" => match parts[0].strip_prefix("--from=") {
-                Some(stage) => {
-                    assert!(stages.contains(&Some(stage)), "{stage}");
-                    assert_eq!(parts[1..], ["/source/target/release/imirror", "/usr/bin/imirror"]);
-                }
-                None => {
-                    for file in &parts[..parts.len() - 1] {
-                        assert!(source(file).exists(), "{file}");
-                        copied.push((*file).to_owned());
-                    }
-                }
-            },
-            _ => {}
-        }
-    }
-    assert_eq!(stages.len(), 2, "one builds, one runs");
-    // A workspace is built of all of its members.
-    let manifest = read("Cargo.toml");
-    let members = manifest.lines().find_map(|line| line.strip_prefix("members = ")).unwrap();
-    for member in words(members).iter().map(String::as_str).chain(["Cargo.toml", "Cargo.lock"]) {
-        assert!(copied.iter().any(|file| file == member), "{member} is not copied");
-    }
-    let last =
-        |word: &str| all.iter().rev().find(|(found, _)| found == word).unwrap_or_else(|| panic!("{word}")).1.clone();
-    let rust = manifest.lines().find_map(|line| line.strip_prefix("rust-version = ")).unwrap().trim_matches('"');
-    assert!(
-        all[0].1.starts_with(&format!("rust:{rust}-slim-bookworm ")) && last("FROM") == "debian:bookworm-slim",
-        "of one release"
-    );
-    assert_eq!(words(&last("VOLUME")), ["/var/lib/imirror", "/var/cache/imirror"]);
-    assert_eq!((last("USER").as_str(), last("EXPOSE").as_str()), ("imirror", "3142/tcp 3142/udp"));
-    let start = [words(&last("ENTRYPOINT")), words(&last("CMD"))].concat();
-    let health = words(last("HEALTHCHECK").strip_prefix("CMD ").unwrap());
-    for command in [start, health] {
-        assert_eq!(command[0], "imirror");
-        run(Command::new(program()).args(&command[1..]).arg("--help"));
-    }
-    let [build, start] = recipe("Container");
-    assert_eq!(build, "podman build --tag imirror --file deploy/container/Containerfile .");
-    for volume in words(&last("VOLUME")) {
-        assert!(start.contains(&format!(":{volume} ")), "{volume}");
-    }
-    assert!(start.starts_with("podman run ") && start.contains("--network host") && start.ends_with(" imirror"));
-}
-
 #[test]
 fn nothing_stands_in_the_recipes_that_no_test_runs() {
     // Those of each heading are counted where they are run.
     let headings: Vec<String> =
         recipes().into_iter().filter(|(_, commands)| !commands.is_empty()).map(|(heading, _)| heading).collect();
-    let run_here = ["Container"];
     let run_on_machines = [
+        "Container",
         "Firewall",
         "Build the packages",
         "Debian, Ubuntu",
@@ -202,9 +121,9 @@ fn nothing_stands_in_the_recipes_that_no_test_runs() {
         "A restart that refuses nobody",
     ];
     for heading in &headings {
-        assert!([&run_here[..], &run_on_machines].concat().contains(&heading.as_str()), "{heading}");
+        assert!(run_on_machines.contains(&heading.as_str()), "{heading}");
     }
-    assert_eq!(headings.len(), run_here.len() + run_on_machines.len());
+    assert_eq!(headings.len(), run_on_machines.len());
 }
 
 #[test]

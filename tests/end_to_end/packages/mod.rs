@@ -1,6 +1,7 @@
 //! The packages on machines of their own, with the distributions' tools and a systemd: installed, started, used, upgraded, made a second
 //! node, removed and purged by the lines that `deploy/README.md` tells people to type.
 
+mod container;
 mod files;
 
 use std::path::{Path, PathBuf};
@@ -138,6 +139,8 @@ fn fedora() -> Family {
 /// A machine with a package, on a LAN with a node that was there before and an origin that counts.
 struct Trial {
     family: Family,
+    /// How the program is called on the machine.
+    program: &'static str,
     origin: Origin,
     /// Bytes of the one package of the origin.
     package: usize,
@@ -158,7 +161,7 @@ impl Trial {
         first.run();
         let machine = Machine::start(lan.host(1), "second");
         (family.prepare)(&machine);
-        Self { family, origin, package, machine, first, lan }
+        Self { family, program: "imirror", origin, package, machine, first, lan }
     }
 
     /// Installs a package by the lines that people are told to type, in a folder that has just that.
@@ -176,7 +179,7 @@ impl Trial {
 
     /// What the node there says of itself.
     fn status(&self) -> serde_json::Value {
-        serde_json::from_str(&self.machine.shell("imirror status --json")).unwrap()
+        serde_json::from_str(&self.machine.shell(&format!("{} status --json", self.program))).unwrap()
     }
 
     fn node_address(&self) -> String {
@@ -220,10 +223,15 @@ impl Trial {
         assert_eq!((entry["PRIORITY"].as_str(), entry["SYSLOG_IDENTIFIER"].as_str()), (Some("6"), Some("imirror")));
     }
 
+    /// The first node's site and its token.
+    fn site(&self) -> serde_json::Value {
+        let shown = self.first.command(&["site", "show", "--json"]).output().unwrap();
+        serde_json::from_slice(&shown.stdout).unwrap()
+    }
+
     /// Root makes the machine a node of the first one's site.
     fn join(&self) {
-        let shown = self.first.command(&["site", "show", "--json"]).output().unwrap();
-        let shown: serde_json::Value = serde_json::from_slice(&shown.stdout).unwrap();
+        let shown = self.site();
         let [line] = recipe::<1>("A second node");
         assert!(line.contains("im1…"));
         let said = self.machine.shell(&line.replace("im1…", shown["token"].as_str().unwrap()));
