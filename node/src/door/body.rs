@@ -106,6 +106,9 @@ impl ReplyBody {
 
     fn send(&mut self, bytes: Bytes) -> Poll<Option<Result<Frame<Bytes>, Fault>>> {
         self.meter.sent(bytes.len() as u64);
+        let more_at_hand =
+            matches!(self.source, Source::Stored(_)) && self.segments.remaining().is_some_and(|rest| rest > 0);
+        self.meter.client().outbox.expect_more(more_at_hand);
         // hyper does not ask again when it has got what Content-Length says.
         if self.segments.remaining() == Some(0) {
             self.meter.complete();

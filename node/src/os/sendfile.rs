@@ -11,7 +11,7 @@
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
 
@@ -24,6 +24,9 @@ use super::mapping::Mapping;
 /// Most bytes that one `sendfile` call may move, so that one fast reader does not hold a thread for long.
 const PIECE_MAX: usize = 2 * 1024 * 1024;
 
+/// From this many bytes on it pays to tell the kernel that more is coming, which takes two more calls.
+const CORKED_MIN: usize = 256 * 1024;
+
 /// Mappings noted but not yet seen on their way out. More than this are stale: hyper buffers few frames.
 const NOTED_MAX: usize = 16;
 
@@ -34,6 +37,8 @@ pub struct Outbox(Arc<Noted>);
 #[derive(Debug, Default)]
 struct Noted {
     mappings: Mutex<VecDeque<Arc<Mapping>>>,
+    /// More of the same answer is at hand: the kernel need not send what does not fill a segment yet.
+    more: AtomicBool,
     /// Bytes that went out by `sendfile`: lets a test see that the short cut is taken.
     sent: AtomicU64,
 }
@@ -49,6 +54,11 @@ impl Outbox {
             noted.pop_front();
         }
         noted.push_back(mapping.clone());
+    }
+
+    /// Is more of the same answer at hand when the next frame has gone out?
+    pub fn expect_more(&self, more: bool) {
+        self.0.more.store(more, Ordering::Relaxed);
     }
 
     /// Forgets all mappings: nothing that was noted is still to be sent.
@@ -74,15 +84,24 @@ impl Outbox {
 pub struct SendfileStream {
     stream: TcpStream,
     outbox: Outbox,
+    is_corked: bool,
 }
 
 impl SendfileStream {
     pub fn new(stream: TcpStream) -> Self {
-        Self { stream, outbox: Outbox::default() }
+        Self { stream, outbox: Outbox::default(), is_corked: false }
     }
 
     pub fn outbox(&self) -> Outbox {
         self.outbox.clone()
+    }
+
+    /// Has the kernel send full segments only, or all that it has. It does so by itself after 200 ms (tcp(7), `TCP_CORK`); where it can't
+    /// be told, all is sent as it comes.
+    fn cork(&mut self, is_corked: bool) {
+        if self.is_corked != is_corked && rustix::net::sockopt::set_tcp_cork(&self.stream, is_corked).is_ok() {
+            self.is_corked = is_corked;
+        }
     }
 
     /// One attempt at the socket per readiness; `WouldBlock` clears it and waits again.
@@ -143,6 +162,9 @@ impl AsyncWrite for SendfileStream {
         let Some((index, (mapping, offset))) = mapped else {
             return Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
         };
+        if bufs[index].len() >= CORKED_MIN {
+            self.cork(true);
+        }
         let before: usize = bufs[..index].iter().map(|buf| buf.len()).sum();
         if before > 0 {
             let sent = ready!(self.poll_send_more(cx, &bufs[..index]))?;
@@ -165,6 +187,9 @@ impl AsyncWrite for SendfileStream {
     /// hyper flushes when all it had buffered is written: the mappings noted so far have served.
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.outbox.clear();
+        if !self.outbox.0.more.load(Ordering::Relaxed) {
+            self.cork(false);
+        }
         Pin::new(&mut self.stream).poll_flush(cx)
     }
 
@@ -222,6 +247,32 @@ mod tests {
         assert!(got.starts_with(b"head") && got.ends_with(b"tail"));
         assert_eq!(&got[4..got.len() - 4], &content[5..2_999_000]);
         assert_eq!(outbox.0.sent.load(Ordering::Relaxed), 2_998_995);
+    }
+
+    #[tokio::test]
+    async fn the_kernel_holds_back_only_while_more_is_at_hand() {
+        let (mut server, mut client) = pair().await;
+        let (content, mapping) = mapping(2 * CORKED_MIN);
+        let outbox = server.outbox();
+        let reader = crate::os::tasks::spawn("test", async move {
+            let mut got = Vec::new();
+            client.read_to_end(&mut got).await.unwrap();
+            got
+        });
+        let is_corked = |server: &SendfileStream| rustix::net::sockopt::tcp_cork(&server.stream).unwrap();
+        for (more, half) in [(true, 0..CORKED_MIN as u64), (false, CORKED_MIN as u64..2 * CORKED_MIN as u64)] {
+            outbox.expect_more(more);
+            outbox.note(&mapping);
+            server.write_all(&mapping.bytes(half)).await.unwrap();
+            assert!(is_corked(&server));
+            server.flush().await.unwrap();
+            assert_eq!(is_corked(&server), more);
+        }
+        outbox.note(&mapping);
+        server.write_all(&mapping.bytes(0..1000)).await.unwrap();
+        assert!(!is_corked(&server), "it would not pay");
+        server.shutdown().await.unwrap();
+        assert_eq!(reader.await.unwrap(), [&content[..], &content[..1000]].concat());
     }
 
     #[tokio::test]
