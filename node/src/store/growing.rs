@@ -44,6 +44,8 @@ pub struct Growing {
     journalled: AtomicU64,
     /// Bytes that count as used for it.
     claimed: AtomicU64,
+    /// Its room has been reserved.
+    allocated: AtomicBool,
     hashing: Mutex<Hashing>,
     sealed: Mutex<Option<(ObjectId, u64)>>,
     ended: AtomicBool,
@@ -84,7 +86,7 @@ impl Growing {
         let error = |e: std::io::Error| Fault::disk(path.display(), &e);
         let file = Self::create(store, &plan.key).map_err(error)?;
         if let Some(total) = plan.total
-            && let Err(e) = allocate(&file, total)
+            && let Err(e) = file.set_len(total)
         {
             let _ = fs::remove_file(&path);
             return Err(error(e));
@@ -147,6 +149,7 @@ impl Growing {
             front: AtomicU64::new(present.until(0)),
             journalled: AtomicU64::new(present.bytes()),
             claimed: AtomicU64::new(claimed),
+            allocated: AtomicBool::new(false),
             present: Mutex::new(present),
             hashing: Mutex::new(hashing),
             sealed: Mutex::new(None),
@@ -178,14 +181,27 @@ impl Growing {
             Some(_) => {}
             None => self.claim(end)?,
         }
-        self.file
-            .write_all_at(bytes, offset)
+        self.allocate()
+            .and_then(|()| self.file.write_all_at(bytes, offset))
             .map_err(|e| Fault::disk("writing a download", &e))
             .inspect_err(|fault| self.store.note(Some(fault)))?;
         let mut present = self.present();
         present.insert(offset..end);
         self.front.store(present.until(0), Ordering::Release);
         Ok(())
+    }
+
+    /// Reserves the room of all of it before the second piece is written, so that a full disk is known early. It takes a while for what
+    /// is large, and the first piece is what somebody waits for. A file system without that keeps its sparse file.
+    fn allocate(&self) -> std::io::Result<()> {
+        let (Some(total), true) = (self.plan.total, self.front.load(Ordering::Acquire) > 0) else { return Ok(()) };
+        if self.allocated.swap(true, Ordering::Relaxed) {
+            return Ok(());
+        }
+        match rustix::fs::fallocate(&self.file, FallocateFlags::empty(), 0, total) {
+            Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOSYS | rustix::io::Errno::INVAL) => Ok(()),
+            other => Ok(other?),
+        }
     }
 
     /// Makes room up to `end`, in steps. For one writer.
@@ -441,17 +457,6 @@ impl Growing {
 impl Drop for Growing {
     fn drop(&mut self) {
         self.store.shrink(self.claimed.load(Ordering::Relaxed));
-    }
-}
-
-/// Reserves the room, so that a full disk is known at the start; a file system without that gets a sparse file.
-fn allocate(file: &File, total: u64) -> std::io::Result<()> {
-    if total == 0 {
-        return Ok(());
-    }
-    match rustix::fs::fallocate(file, FallocateFlags::empty(), 0, total) {
-        Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOSYS | rustix::io::Errno::INVAL) => file.set_len(total),
-        other => Ok(other?),
     }
 }
 
