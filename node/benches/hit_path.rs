@@ -102,7 +102,7 @@ impl Node {
     fn at_once(&self, size: u64) -> Option<Reply> {
         let (method, uri, fields) = request(size);
         let line = LineRef::of(&method, &uri, &fields)?;
-        self.journey.at_once(line).map(|(_, reply)| reply)
+        self.journey.at_once(line, self.clock.now()).map(|(_, reply)| reply)
     }
 
     fn key(&self, size: u64) -> KeyHash {
@@ -131,7 +131,7 @@ fn plain_hit_at_once(bencher: Bencher<'_, '_>, size: u64) {
     let (method, uri, fields) = request(size);
     bencher.bench(|| {
         let line = LineRef::of(black_box(&method), &uri, &fields).unwrap();
-        let (_, reply) = node.journey.at_once(line).unwrap();
+        let (_, reply) = node.journey.at_once(line, node.clock.now()).unwrap();
         assert!(matches!(reply.content, Content::Stored(..)));
         reply
     });
@@ -189,7 +189,7 @@ fn look_up_in_the_index(bencher: Bencher<'_, '_>) {
 #[divan::bench(args = SIZES)]
 fn bytes_ready(bencher: Bencher<'_, '_>, size: u64) {
     let hot = NODE.journey.store().lookup_hot(&NODE.key(size)).unwrap();
-    bencher.bench(|| hot.blob.ready(black_box(0..size)).unwrap());
+    bencher.bench(|| hot.blob.ready(black_box(0..size), NODE.clock.now()).unwrap());
 }
 
 #[divan::bench(args = [1, 16, 256])]
@@ -227,5 +227,11 @@ fn ledger_entry(bencher: Bencher<'_, '_>, with_access_log: bool) {
         aborted: false,
         fault: None,
     };
-    bencher.bench(|| ledger.record(black_box(&record)));
+    bencher.bench(|| {
+        let record = black_box(&record);
+        ledger.ended(record.outcome, record.subject, record.aborted, record.fault);
+        if let Some(log) = ledger.access_log() {
+            log.write(record);
+        }
+    });
 }

@@ -6,7 +6,7 @@ mod reports;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
@@ -109,6 +109,21 @@ pub struct Popular {
     pub copies: usize,
 }
 
+/// How often something has been asked for since that was last reported.
+#[derive(Debug)]
+pub struct Tally {
+    key: Key,
+    /// What it is called, if it is a package.
+    name: Option<Arc<str>>,
+    times: AtomicU32,
+}
+
+impl Tally {
+    pub fn new(key: &KeyHash, name: Option<Arc<str>>) -> Arc<Self> {
+        Arc::new(Self { key: of(key), name, times: AtomicU32::new(0) })
+    }
+}
+
 /// Who fetches something from upstream.
 #[derive(Debug)]
 pub enum Claimed {
@@ -151,7 +166,7 @@ struct Inner {
     /// There is something to be done earlier than was planned.
     sooner: Notify,
     /// What `requested` has gathered: the state machine is not woken for each hit.
-    requests: Mutex<Vec<(Key, Option<Arc<str>>)>>,
+    requests: Mutex<Vec<Arc<Tally>>>,
     /// What was asked for last of a name. Its lock is taken before that of `state`.
     latest: Mutex<BTreeMap<Arc<str>, Key>>,
     errands: mpsc::UnboundedSender<Errand>,
@@ -380,11 +395,16 @@ impl Site {
         self.0.tell(Input::Answered { peer, outcome });
     }
 
-    /// A client has asked for this, which is a package that is called so. Costs next to nothing.
-    pub fn requested(&self, key: &KeyHash, name: Option<&Arc<str>>) {
+    /// A client has asked for this. Costs next to nothing, least of all when it has been asked for a moment ago.
+    pub fn requested(&self, tally: &Arc<Tally>) {
+        if tally.times.fetch_add(1, Ordering::Relaxed) > 0 {
+            return;
+        }
         let mut requests = self.0.requests.lock().unwrap_or_else(PoisonError::into_inner);
         if requests.len() < REQUESTS_MAX {
-            requests.push((of(key), name.cloned()));
+            requests.push(tally.clone());
+        } else {
+            tally.times.store(0, Ordering::Relaxed);
         }
     }
 
@@ -495,16 +515,19 @@ impl Site {
     }
 
     fn count_requests(&self) {
-        let mut requests = std::mem::take(&mut *self.0.requests.lock().unwrap_or_else(PoisonError::into_inner));
-        requests.sort_unstable();
-        for same in requests.chunk_by(|(a, _), (b, _)| a == b) {
-            let times = u32::try_from(same.len()).unwrap_or(u32::MAX);
-            let (key, name) = (same[0].0, same.iter().find_map(|(_, name)| name.as_ref()));
+        let requests = std::mem::take(&mut *self.0.requests.lock().unwrap_or_else(PoisonError::into_inner));
+        let mut sums: BTreeMap<Key, (u32, Option<Arc<str>>)> = BTreeMap::new();
+        for tally in requests {
+            let (times, name) = sums.entry(tally.key).or_default();
+            *times = times.saturating_add(tally.times.swap(0, Ordering::Relaxed));
+            *name = name.take().or_else(|| tally.name.clone());
+        }
+        for (key, (times, name)) in sums {
             self.0.tell(Input::RequestedOften { key, times });
             if let Some(name) = name {
                 let amount = times.saturating_mul(REQUEST);
                 self.0.tell(Input::RequestedName { name: name.to_string(), amount });
-                self.0.note_latest(name, key);
+                self.0.note_latest(&name, key);
             }
         }
     }

@@ -58,8 +58,12 @@ impl ReplyBody {
 
     /// The next piece of a stored object or flight that lies in memory or in the page cache.
     fn ready_piece(&mut self, range: Range<u64>) -> Option<Bytes> {
+        let now = || match self.meter.bytes() {
+            0 => self.meter.started(),
+            _ => self.meter.client().door.clock.now(),
+        };
         let bytes = match &self.source {
-            Source::Stored(stored) => stored.blob.ready(range)?,
+            Source::Stored(stored) => stored.blob.ready(range, now())?,
             Source::Flying(reader) => reader.ready(range)?,
             _ => return None,
         };

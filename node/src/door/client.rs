@@ -272,14 +272,16 @@ impl Client {
     /// What is hot needs no future of its own.
     fn answer_at_once(self: &Arc<Self>, request: &Request<Incoming>) -> Option<Response<ReplyBody>> {
         let line = LineRef::of(request.method(), request.uri(), request.headers()).filter(|_| self.permitted)?;
-        let (shortcut, reply) = self.door.journey.at_once(line)?;
-        let mut meter = Meter::start(self, request.method(), request.headers());
-        meter.names(What::Url(shortcut.url.clone()), shortcut.class().into());
+        let now = self.door.clock.now();
+        let (shortcut, reply) = self.door.journey.at_once(line, now)?;
+        let mut meter = Meter::start(self, now, request.method(), request.headers());
+        let subject = shortcut.class().into();
+        meter.names(What::Known(shortcut), subject);
         Some(respond(reply, meter, wants_to_be_told(request.headers())))
     }
 
     async fn answer_in_time(self: Arc<Self>, request: Request<Incoming>) -> Response<ReplyBody> {
-        let mut meter = Meter::start(&self, request.method(), request.headers());
+        let mut meter = Meter::start(&self, self.door.clock.now(), request.method(), request.headers());
         let head_only = request.method() == Method::HEAD;
         let wants_to_be_told = wants_to_be_told(request.headers());
         let is_connect = request.method() == Method::CONNECT;

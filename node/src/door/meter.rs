@@ -8,7 +8,7 @@ use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use super::client::Client;
 use crate::classify::Url;
 use crate::fault::Fault;
-use crate::journey::Reply;
+use crate::journey::{Reply, Shortcut};
 use crate::ledger::{Origin, Outcome, Record, Subject};
 use crate::os::clock::Timestamp;
 
@@ -31,6 +31,8 @@ pub(super) struct Meter {
 #[derive(Debug)]
 pub(super) enum What {
     Url(Url),
+    /// What a short cut knows.
+    Known(Arc<Shortcut>),
     Text(String),
 }
 
@@ -44,14 +46,14 @@ struct ForLine {
 }
 
 impl Meter {
-    pub(super) fn start(client: &Arc<Client>, method: &Method, fields: &HeaderMap) -> Self {
+    pub(super) fn start(client: &Arc<Client>, started: Timestamp, method: &Method, fields: &HeaderMap) -> Self {
         let line = client.door.ledger.access_log().map(|_| {
             let field = |name| fields.get(name).cloned();
             Box::new(ForLine { user_agent: field(USER_AGENT), referer: field(REFERER), ..ForLine::default() })
         });
         Self {
             client: client.clone(),
-            started: client.door.clock.now(),
+            started,
             method: method.clone(),
             what: What::Text(String::new()),
             subject: Subject::Other,
@@ -98,6 +100,11 @@ impl Meter {
         &self.client
     }
 
+    /// When it was asked for.
+    pub(super) fn started(&self) -> Timestamp {
+        self.started
+    }
+
     /// Bytes of the body so far.
     pub(super) fn bytes(&self) -> u64 {
         self.bytes
@@ -120,10 +127,10 @@ impl Meter {
 impl Drop for Meter {
     fn drop(&mut self) {
         let door = &self.client.door;
+        door.ledger.ended(self.outcome, self.subject, !self.ended, self.fault);
+        let (Some(line), Some(log)) = (&self.line, door.ledger.access_log()) else { return };
         let now = door.clock.now();
-        let line = self.line.as_deref();
-        let field = |pick: fn(&ForLine) -> &Option<HeaderValue>| pick(line?).as_ref()?.to_str().ok();
-        door.ledger.record(&Record {
+        log.write(&Record {
             finished: now,
             elapsed: now.since(self.started),
             client: self.client.address,
@@ -133,20 +140,25 @@ impl Drop for Meter {
             bytes: self.bytes,
             outcome: self.outcome,
             subject: self.subject,
-            from: line.and_then(|line| line.from.as_deref()),
-            content_type: field(|line| &line.content_type),
-            user_agent: field(|line| &line.user_agent),
-            referer: field(|line| &line.referer),
+            from: line.from.as_deref(),
+            content_type: text(line.content_type.as_ref()),
+            user_agent: text(line.user_agent.as_ref()),
+            referer: text(line.referer.as_ref()),
             aborted: !self.ended,
             fault: self.fault,
         });
     }
 }
 
+fn text(field: Option<&HeaderValue>) -> Option<&str> {
+    field?.to_str().ok()
+}
+
 impl What {
     fn as_str(&self) -> &str {
         match self {
             Self::Url(url) => url.as_str(),
+            Self::Known(shortcut) => shortcut.url.as_str(),
             Self::Text(text) => text,
         }
     }

@@ -40,7 +40,7 @@ use quick_cache::sync::Cache;
 use tokio::sync::Semaphore;
 
 use crate::classify::{Class, Classified, Url, called, classify};
-use crate::cluster::site::Site;
+use crate::cluster::site::{Site, Tally};
 use crate::config;
 use crate::fault::{Cause, Fault};
 use crate::flight::{Flight, Flights, Reader};
@@ -234,7 +234,7 @@ impl Journey {
         let classified = self.promised(&asked.key, classified, asked.client).await;
         let (key, url_key) = (classified.key(&asked.key), asked.key.key_hash());
         let name = (classified.class == Class::Package).then(|| called(&asked.key)).flatten().map(Arc::from);
-        self.0.site.requested(&key, name.as_ref());
+        self.0.site.requested(&Tally::new(&key, name));
         if let Some(entry) = self.signature(asked).await
             && let Ok(blob) = self.0.store.open_blob(&entry).await
         {

@@ -4,6 +4,7 @@
 //! under that very line. The decision tree is asked all the same; the short cut only saves working out again what cannot
 //! have changed as long as the store holds the very same entry. Whatever is not plain goes the long way.
 
+use std::hash::{Hash, Hasher};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use bytes::Bytes;
@@ -14,8 +15,10 @@ use quick_cache::sync::Cache;
 
 use super::freshness::{Decision, Demand, Known, decide};
 use super::{Content, Journey, Reply, Segments, Stored, known};
-use crate::classify::{Class, Classified, Digest, KeyHash, Url, called};
+use crate::classify::{Class, Classified, Digest, Url, called};
+use crate::cluster::site::Tally;
 use crate::ledger::Outcome;
+use crate::os::clock::Timestamp;
 use crate::store::Hot;
 
 /// Request lines remembered; each takes about a kilobyte.
@@ -25,11 +28,26 @@ const LINES_MAX: usize = 8192;
 const LINE_LEN_MAX: usize = 1024;
 
 /// A request line of a plain GET: the authority of the absolute form (empty in origin form) and the path with its query.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Line {
     https: bool,
-    authority: Box<str>,
-    path: Box<str>,
+    /// Length of the authority in `text`.
+    authority: usize,
+    /// Both, one after the other: that is one place in memory to look at.
+    text: Box<str>,
+}
+
+impl Hash for Line {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.borrowed().hash(state);
+    }
+}
+
+impl Line {
+    fn borrowed(&self) -> LineRef<'_> {
+        let (authority, path) = self.text.split_at_checked(self.authority).unwrap_or_default();
+        LineRef { https: self.https, authority, path }
+    }
 }
 
 /// The same, borrowed from a request.
@@ -65,13 +83,14 @@ impl<'a> LineRef<'a> {
     }
 
     pub fn to_line(self) -> Line {
-        Line { https: self.https, authority: self.authority.into(), path: self.path.into() }
+        let text = [self.authority, self.path].concat().into();
+        Line { https: self.https, authority: self.authority.len(), text }
     }
 }
 
 impl Equivalent<Line> for LineRef<'_> {
     fn equivalent(&self, line: &Line) -> bool {
-        self.https == line.https && *self.authority == *line.authority && *self.path == *line.path
+        *self == line.borrowed()
     }
 }
 
@@ -82,10 +101,8 @@ pub struct Shortcut {
     pub url: Url,
     class: Class,
     hot: Weak<Hot>,
-    /// What counts how often it is asked for: the content, by whichever URL.
-    key: KeyHash,
-    /// What the package is called.
-    name: Option<Arc<str>>,
+    /// Counts how often it is asked for.
+    tally: Arc<Tally>,
     /// When what repositories say was looked at.
     epoch: u64,
     /// What is known of it, but for its age.
@@ -118,13 +135,12 @@ impl Default for Shortcuts {
 
 impl Journey {
     /// The answer to a plain request that can be given here and now.
-    pub fn at_once(&self, line: LineRef<'_>) -> Option<(Arc<Shortcut>, Reply)> {
+    pub fn at_once(&self, line: LineRef<'_>, now: Timestamp) -> Option<(Arc<Shortcut>, Reply)> {
         let shortcut = self.0.shortcuts.0.get(&line)?;
         let hot = shortcut.hot.upgrade()?;
         if shortcut.epoch != self.0.options.generations.epoch() {
             return None;
         }
-        let now = self.0.clock.now();
         let unconfirmed_for = now.since(hot.entry.confirmed_at());
         let known = Known { unconfirmed_for, ..shortcut.known };
         if decide(shortcut.class, Some(known), Demand::default(), &self.0.options.freshness) != Decision::Serve {
@@ -135,7 +151,7 @@ impl Journey {
             self.0.store.lookup_hot(&hot.entry.key);
         });
         self.0.store.touch(&hot.entry, now);
-        self.0.site.requested(&shortcut.key, shortcut.name.as_ref());
+        self.0.site.requested(&shortcut.tally);
         let segments = Segments::whole(Some(hot.entry.size));
         let content = Content::Stored(Stored { entry: hot.entry.clone(), blob: hot.blob.clone() }, segments);
         Some((shortcut, Reply { status: StatusCode::OK, fields, content, outcome, from: None }))
@@ -159,12 +175,13 @@ impl Journey {
             return;
         }
         let age = reply.fields.get(AGE).and_then(|age| age.to_str().ok()?.parse().ok()).unwrap_or_default();
+        // The content is counted, by whichever URL.
+        let key = classified.digest.as_ref().and_then(Digest::content_key).unwrap_or(hot.entry.key);
         let shortcut = Shortcut {
             url: url.clone(),
             class: classified.class,
             hot: Arc::downgrade(hot),
-            key: classified.digest.as_ref().and_then(Digest::content_key).unwrap_or(hot.entry.key),
-            name: called(url).map(Into::into),
+            tally: Tally::new(&key, called(url).map(Into::into)),
             epoch,
             known: known(classified, &hot.entry, self.0.clock.now()),
             answered: Mutex::new(Answered { age, fields: packed(&reply.fields), outcome: reply.outcome }),

@@ -78,17 +78,14 @@ impl Ledger {
         Arc::new(Self { access_log, ..Self::default() })
     }
 
-    /// Counts a request that is over and writes its line. Its bytes are counted by [`Ledger::sent`] as they go.
-    pub fn record(&self, record: &Record<'_>) {
-        self.counters.count_request(record.outcome, record.subject);
-        if record.aborted {
+    /// Counts a request that is over. Its bytes are counted by [`Ledger::sent`] as they go.
+    pub fn ended(&self, outcome: Outcome, subject: Subject, is_aborted: bool, fault: Option<&'static str>) {
+        self.counters.count_request(outcome, subject);
+        if is_aborted {
             self.counters.add(Amount::ClientAborts, 1);
         }
-        if let Some(label) = record.fault {
+        if let Some(label) = fault {
             *self.faults().entry(label).or_default() += 1;
-        }
-        if let Some(log) = &self.access_log {
-            log.write(record);
         }
     }
 
@@ -202,33 +199,13 @@ fn locked<T>(counts: &Mutex<T>) -> MutexGuard<'_, T> {
 mod tests {
     use super::*;
 
-    fn record(outcome: Outcome, subject: Subject) -> Record<'static> {
-        Record {
-            finished: Timestamp(0),
-            elapsed: Duration::ZERO,
-            client: IpAddr::from([192, 0, 2, 7]),
-            method: "GET",
-            url: "http://example.org/",
-            status: 200,
-            bytes: 0,
-            outcome,
-            subject,
-            from: None,
-            content_type: None,
-            user_agent: None,
-            referer: None,
-            aborted: false,
-            fault: None,
-        }
-    }
-
     #[test]
     fn traffic_adds_up() {
         let ledger = Ledger::new(None);
         for outcome in Outcome::ALL {
-            ledger.record(&record(outcome, Subject::Package));
+            ledger.ended(outcome, Subject::Package, false, None);
         }
-        ledger.record(&record(Outcome::Hit, Subject::MutableMetadata));
+        ledger.ended(Outcome::Hit, Subject::MutableMetadata, false, None);
         ledger.sent(Subject::Package, Origin::Memory, 1);
         ledger.sent(Subject::Other, Origin::Disk, 20);
         ledger.sent(Subject::Package, Origin::Elsewhere, 300);
@@ -258,10 +235,10 @@ mod tests {
     #[test]
     fn faults_are_counted_by_label() {
         let ledger = Ledger::new(None);
-        let failed = Record { fault: Some("refused"), ..record(Outcome::Error, Subject::Other) };
-        ledger.record(&failed);
+        let failed = || ledger.ended(Outcome::Error, Subject::Other, false, Some("refused"));
+        failed();
         ledger.failed(Timestamp(0), "/x", &Fault::bad_request("x"));
-        ledger.record(&failed);
+        failed();
         let faults: Vec<_> = ledger.faults().clone().into_iter().collect();
         assert_eq!(faults, [("bad-request", 1), ("refused", 2)]);
     }

@@ -13,7 +13,7 @@ use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use bytes::Bytes;
+use bytes::{Buf, Bytes};
 use rustix::mm::{MapFlags, ProtFlags};
 
 /// `cachestat(2)`, since Linux 6.5; the number is the same on all architectures that Rust's standard library runs on.
@@ -63,7 +63,10 @@ impl Mapping {
     pub fn bytes(self: &Arc<Self>, range: Range<u64>) -> Bytes {
         match (usize::try_from(range.start), usize::try_from(range.end)) {
             (Ok(start), Ok(end)) if start < end && end <= self.len => {
-                Bytes::from_owner(Slice(self.clone())).slice(start..end)
+                let mut bytes = Bytes::from_owner(Slice(self.clone()));
+                bytes.truncate(end);
+                bytes.advance(start);
+                bytes
             }
             _ => Bytes::new(),
         }

@@ -43,10 +43,14 @@ const CHECK_MAX: u64 = 4 * 1024 * 1024;
 pub struct Blob {
     object: ObjectId,
     len: u64,
-    clock: Clock,
-    content: Content,
+    /// Until then all of a small file is at hand and need not be looked for, in milliseconds since 1970.
+    at_hand_until: AtomicU64,
+    /// Of a file.
+    mapping: Option<Arc<Mapping>>,
     /// Hot entries that have it.
     names: AtomicUsize,
+    content: Content,
+    clock: Clock,
 }
 
 #[derive(Debug)]
@@ -121,8 +125,7 @@ impl Blob {
             let mapping = Mapping::new(file, entry.size).map_err(|e| Fault::disk(path.display(), &e))?;
             Content::File(Box::new(Mapped::new(mapping, stamp, values)))
         };
-        let names = AtomicUsize::new(0);
-        Ok(Self { object: entry.object, len: entry.size, clock: clock.clone(), content, names })
+        Ok(Self::of(entry.object, entry.size, content, clock))
     }
 
     /// An object that has just been written and hashed.
@@ -143,7 +146,16 @@ impl Blob {
             mapped.looked_at.store(clock.now().0, Ordering::Relaxed);
             Content::File(Box::new(mapped))
         };
-        Some(Self { object, len, clock: clock.clone(), content, names: AtomicUsize::new(0) })
+        Some(Self::of(object, len, content, clock))
+    }
+
+    fn of(object: ObjectId, len: u64, content: Content, clock: &Clock) -> Self {
+        let mapping = match &content {
+            Content::Memory(_) => None,
+            Content::File(mapped) => Some(mapped.mapping.clone()),
+        };
+        let (at_hand_until, names) = (AtomicU64::new(0), AtomicUsize::new(0));
+        Self { object, len, at_hand_until, mapping, names, content, clock: clock.clone() }
     }
 
     pub fn len(&self) -> u64 {
@@ -169,10 +181,7 @@ impl Blob {
 
     /// The mapping that bytes of this object may be slices of.
     pub fn mapping(&self) -> Option<&Arc<Mapping>> {
-        match &self.content {
-            Content::Memory(_) => None,
-            Content::File(mapped) => Some(&mapped.mapping),
-        }
+        self.mapping.as_ref()
     }
 
     /// Bytes of memory that it takes to keep this at hand, roughly.
@@ -184,16 +193,28 @@ impl Blob {
     }
 
     /// The bytes, if they have been checked and lie at hand. Never waits for a disk.
-    pub fn ready(&self, range: Range<u64>) -> Option<Bytes> {
+    pub fn ready(&self, range: Range<u64>, now: Timestamp) -> Option<Bytes> {
+        // Most answers come this far, and look at no more than this of the object.
+        if let Some(mapping) = &self.mapping
+            && now.0 < self.at_hand_until.load(Ordering::Relaxed)
+        {
+            return Some(mapping.bytes(range));
+        }
         match &self.content {
             Content::Memory(bytes) => Some(bytes.slice(to_usize(&range)?)),
-            Content::File(mapped) => mapped.is_ready(&range, self.clock.now()).then(|| mapped.mapping.bytes(range)),
+            Content::File(mapped) => {
+                let looked_at = mapped.is_ready(&range, now)?;
+                if range == (0..self.len) && self.len <= SMALL {
+                    self.at_hand_until.store((looked_at + LOOK_AGAIN).0, Ordering::Relaxed);
+                }
+                Some(mapped.mapping.bytes(range))
+            }
         }
     }
 
     /// The first bytes of the range (at most 4 MiB), checked. The fault `Corrupt` means that the object is of no use.
     pub async fn bytes(self: &Arc<Self>, range: Range<u64>) -> Result<Bytes, Fault> {
-        if let Some(bytes) = self.ready(range.clone()) {
+        if let Some(bytes) = self.ready(range.clone(), self.clock.now()) {
             return Ok(bytes);
         }
         let blob = self.clone();
@@ -204,11 +225,11 @@ impl Blob {
     /// Reads the range, and compares it unless that has been done not long ago. Blocks.
     pub(super) fn check(&self, range: Range<u64>) -> Result<Bytes, Fault> {
         let Content::File(mapped) = &self.content else {
-            return self.ready(range).ok_or_else(|| Fault::internal("a range outside of its object"));
+            return self.ready(range, self.clock.now()).ok_or_else(|| Fault::internal("a range outside of its object"));
         };
         let range = range.start..range.end.min(range.start + CHECK_MAX).min(self.len);
         let now = self.clock.now();
-        if mapped.is_ready(&range, now) || mapped.read_again(&range, now) {
+        if mapped.is_ready(&range, now).is_some() || mapped.read_again(&range, now) {
             return Ok(mapped.mapping.bytes(range));
         }
         self.check_anew(mapped, range)
@@ -217,6 +238,7 @@ impl Blob {
     fn check_anew(&self, mapped: &Mapped, range: Range<u64>) -> Result<Bytes, Fault> {
         let corrupt = |_| {
             mapped.damaged.store(true, Ordering::Relaxed);
+            self.at_hand_until.store(0, Ordering::Relaxed);
             Fault::new(Cause::Corrupt { object: self.object.to_string().into() })
         };
         if mapped.damaged.load(Ordering::Relaxed) {
@@ -271,21 +293,23 @@ impl Mapped {
         }
     }
 
-    /// Checked, still the file that was checked, and in the page cache. Takes a microsecond; a disk is not touched.
-    fn is_ready(&self, range: &Range<u64>, now: Timestamp) -> bool {
+    /// Checked, still the file that was checked, and in the page cache: since when that is known. Takes a microsecond; a disk is not
+    /// touched.
+    fn is_ready(&self, range: &Range<u64>, now: Timestamp) -> Option<Timestamp> {
         if self.damaged.load(Ordering::Relaxed) || !self.has_checked(range) {
-            return false;
+            return None;
         }
-        let recent = now.since(Timestamp(self.looked_at.load(Ordering::Relaxed))) < LOOK_AGAIN;
-        if recent && range.end - range.start <= SMALL && self.len() <= SMALL {
-            return true;
+        let looked_at = Timestamp(self.looked_at.load(Ordering::Relaxed));
+        let recent = now.since(looked_at) < LOOK_AGAIN;
+        if recent && self.len() <= SMALL {
+            return Some(looked_at);
         }
         let same = recent || Stamp::of(self.mapping.file()).is_ok_and(|stamp| stamp == self.stamp);
         let ready = same && self.mapping.is_resident(range.clone());
         if ready {
             self.looked_at.store(now.0, Ordering::Relaxed);
         }
-        ready
+        ready.then_some(now)
     }
 
     fn len(&self) -> u64 {
@@ -429,13 +453,19 @@ mod tests {
         let (store, clock) = store_in(&dir);
         let content = content(4 * G);
         let (_, blob) = stored(&store, &content).await;
-        assert!(blob.ready(0..10).is_none());
+        assert!(blob.ready(0..10, blob.clock.now()).is_none());
         blob.check(GROUP + 1..GROUP + 2).unwrap();
-        assert_eq!(blob.ready(GROUP..2 * GROUP).unwrap(), content[G..2 * G], "its group was checked");
-        assert!(blob.ready(GROUP - 1..GROUP).is_none() && blob.ready(GROUP..2 * GROUP + 1).is_none());
+        assert_eq!(blob.ready(GROUP..2 * GROUP, blob.clock.now()).unwrap(), content[G..2 * G], "its group was checked");
+        assert!(
+            blob.ready(GROUP - 1..GROUP, blob.clock.now()).is_none()
+                && blob.ready(GROUP..2 * GROUP + 1, blob.clock.now()).is_none()
+        );
         clock.advance(LOOK_AGAIN);
-        assert!(blob.ready(GROUP..2 * GROUP).is_some(), "the file is looked at again, and is the same");
-        assert!(blob.ready(0..GROUP).is_none());
+        assert!(
+            blob.ready(GROUP..2 * GROUP, blob.clock.now()).is_some(),
+            "the file is looked at again, and is the same"
+        );
+        assert!(blob.ready(0..GROUP, blob.clock.now()).is_none());
     }
 
     #[tokio::test]
@@ -454,7 +484,7 @@ mod tests {
             let blob = open();
             assert!(matches!(blob.check_all().unwrap_err().cause, Cause::Corrupt { .. }));
             // Nothing more is handed out of an object that is known to be damaged.
-            assert!(blob.ready(0..1).is_none() && blob.check(0..1).is_err());
+            assert!(blob.ready(0..1, blob.clock.now()).is_none() && blob.check(0..1).is_err());
         }
     }
 
@@ -478,14 +508,14 @@ mod tests {
         let file = File::options().write(true).open(store.files().object(&entry.object)).unwrap();
         file.set_modified(modified).unwrap();
         forget(&store, &entry);
-        assert!(blob.ready(0..10).is_none(), "it is not at hand");
+        assert!(blob.ready(0..10, blob.clock.now()).is_none(), "it is not at hand");
         blob.check(GROUP..2 * GROUP).unwrap();
-        assert_eq!(blob.ready(GROUP..2 * GROUP).unwrap(), content[G..2 * G]);
+        assert_eq!(blob.ready(GROUP..2 * GROUP, blob.clock.now()).unwrap(), content[G..2 * G]);
 
         clock.advance(TRUST);
         forget(&store, &entry);
         assert!(blob.check(0..10).is_err());
-        assert!(blob.ready(GROUP..2 * GROUP).is_none(), "it is known to be damaged");
+        assert!(blob.ready(GROUP..2 * GROUP, blob.clock.now()).is_none(), "it is known to be damaged");
     }
 
     #[tokio::test]
@@ -498,7 +528,7 @@ mod tests {
         let values = read_values(&store.files().values(&entry.object)).unwrap();
         let modified = mapping.file().metadata().unwrap().modified().unwrap();
         let blob = Blob::fresh(entry.object, &mapping, values, store.clock()).unwrap();
-        assert!(blob.ready(0..10).is_some());
+        assert!(blob.ready(0..10, blob.clock.now()).is_some());
         flip(&store, URL, 5);
         File::options().write(true).open(&path).unwrap().set_modified(modified).unwrap();
         forget(&store, &entry);
@@ -514,7 +544,10 @@ mod tests {
         let file = File::options().write(true).open(store.files().object(&entry.object)).unwrap();
         file.set_len(2 * GROUP).unwrap();
         clock.advance(LOOK_AGAIN);
-        assert!(blob.ready(0..10).is_none() && blob.check(0..10).is_err(), "also of what is still there");
+        assert!(
+            blob.ready(0..10, blob.clock.now()).is_none() && blob.check(0..10).is_err(),
+            "also of what is still there"
+        );
         assert!(Blob::open(store.files(), &entry, store.clock()).is_err());
     }
 
