@@ -235,7 +235,7 @@ fn url(size: u64) -> Url {
 
 fn open(folder: &Path) -> Endpoint {
     let identity = Identity::load(folder, &Token::from_entropy([7; 20])).unwrap();
-    endpoint::open(&identity, SocketAddr::from(([127, 0, 0, 1], 0))).unwrap()
+    endpoint::open(&identity, SocketAddr::from(([127, 0, 0, 1], 0)), &std::sync::Arc::default()).unwrap()
 }
 
 /// As the node's own.

@@ -7,10 +7,12 @@ use std::time::Duration;
 use anyhow::Context;
 use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
 use quinn::{
-    ClientConfig, Endpoint, EndpointConfig, MtuDiscoveryConfig, ServerConfig, TokioRuntime, TransportConfig, VarInt,
+    ClientConfig, Endpoint, EndpointConfig, MtuDiscoveryConfig, Runtime, ServerConfig, TokioRuntime, TransportConfig,
+    VarInt,
 };
 
 use super::identity::Identity;
+use super::noise::{Ids, Noise, Quiet};
 use crate::os::net;
 
 /// Streams that a peer may have open for requests: its transfers from this node. Each costs memory also while it is closed.
@@ -35,11 +37,11 @@ const PACKET_MAX: u16 = 6_500;
 /// Handshakes of others under way at the same time.
 const INCOMING_MAX: usize = 256;
 
-/// Opens the endpoint at this address, of which `[::]` means IPv4 as well.
+/// Opens the endpoint at this address, of which `[::]` means IPv4 as well. What comes there and is of no node is counted in `noise`.
 ///
 /// # Errors
 /// The port is taken, or the kernel has no UDP.
-pub fn open(identity: &Identity, address: SocketAddr) -> anyhow::Result<Endpoint> {
+pub fn open(identity: &Identity, address: SocketAddr, noise: &Arc<Noise>) -> anyhow::Result<Endpoint> {
     let (socket, buffer) = net::bind_udp(address, SOCKET_BUFFER).with_context(|| {
         format!(
             "cannot use UDP at {address}: is another program there? Nodes talk to each other on the port of `listen`"
@@ -59,7 +61,12 @@ pub fn open(identity: &Identity, address: SocketAddr) -> anyhow::Result<Endpoint
     client.transport_config(transport);
     let mut config = EndpointConfig::default();
     config.max_udp_payload_size(PACKET_MAX)?;
-    let mut endpoint = Endpoint::new(config, Some(server), socket, Arc::new(TokioRuntime))?;
+    let ids = Ids::of(identity);
+    // A bit that may be either way would tell less of what is no packet of QUIC (RFC 9287).
+    config.cid_generator(move || Box::new(ids)).grease_quic_bit(false);
+    let socket = TokioRuntime.wrap_udp_socket(socket)?;
+    let socket = Arc::new(Quiet { socket, ids, noise: noise.clone() });
+    let mut endpoint = Endpoint::new_with_abstract_socket(config, Some(server), socket, Arc::new(TokioRuntime))?;
     endpoint.set_default_client_config(client);
     Ok(endpoint)
 }

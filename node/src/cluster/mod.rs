@@ -5,6 +5,7 @@ pub mod discovery;
 pub mod endpoint;
 pub mod identity;
 pub mod links;
+mod noise;
 pub mod site;
 pub mod source;
 pub mod transfer;

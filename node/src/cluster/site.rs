@@ -24,6 +24,7 @@ use super::discovery::{Announcement, Candidate, Discovery, Wanted, own_addresses
 use super::endpoint::{self, canonical};
 use super::identity::Identity;
 use super::links::{self, Event, Link, Newcomer, PeerStream, Request};
+use super::noise::Noise;
 use crate::classify::KeyHash;
 use crate::ledger::metrics::SiteCounts;
 use crate::os::clock::Clock;
@@ -176,6 +177,7 @@ struct Inner {
     handshakes: Arc<Semaphore>,
     complaints: Mutex<BTreeMap<Complaint, tokio::time::Instant>>,
     counters: Counters,
+    noise: Arc<Noise>,
     alone: AtomicBool,
     changes: watch::Sender<u64>,
     host: OnceLock<Arc<dyn Host>>,
@@ -212,7 +214,8 @@ enum Complaint {
 impl Site {
     /// A node that listens for the others and knows nobody yet; [`Self::start`] begins the talk. To be called in a runtime.
     pub fn open(identity: &Identity, profile: Profile, clock: &Clock) -> Self {
-        let endpoint = endpoint::open(identity, profile.listen)
+        let noise = Arc::default();
+        let endpoint = endpoint::open(identity, profile.listen, &noise)
             .inspect_err(|error| tracing::error!("{error:#}; this node serves clients, and is alone"))
             .ok();
         let config = Config {
@@ -225,7 +228,7 @@ impl Site {
         let [seed, _] = halves(entropy::random_bytes());
         let incarnation = Incarnation(clock.now().0);
         let cluster = Cluster::new(config, identity.node, incarnation, seed, Instant::default());
-        Self::new(identity.node, identity.site, profile.listen, endpoint, cluster)
+        Self::new((identity.node, identity.site), profile.listen, endpoint, noise, cluster)
     }
 
     /// A node of no site, for tests and benchmarks: it never meets anybody.
@@ -233,10 +236,16 @@ impl Site {
         let node = NodeId(entropy::random_bytes());
         let listen = SocketAddr::from(([127, 0, 0, 1], 0));
         let cluster = Cluster::new(Config::default(), node, Incarnation(1), 0, Instant::default());
-        Self::new(node, Token::from_entropy([0; 20]).site_id(), listen, None, cluster)
+        Self::new((node, Token::from_entropy([0; 20]).site_id()), listen, None, Arc::default(), cluster)
     }
 
-    fn new(node: NodeId, site: SiteId, listen: SocketAddr, endpoint: Option<Endpoint>, cluster: Cluster) -> Self {
+    fn new(
+        (node, site): (NodeId, SiteId),
+        listen: SocketAddr,
+        endpoint: Option<Endpoint>,
+        noise: Arc<Noise>,
+        cluster: Cluster,
+    ) -> Self {
         let (errands, waiting_errands) = mpsc::unbounded_channel();
         let state = State {
             planned: cluster.poll_deadline(),
@@ -263,6 +272,7 @@ impl Site {
             handshakes: Arc::new(Semaphore::new(HANDSHAKES_MAX)),
             complaints: Mutex::default(),
             counters: Counters::default(),
+            noise,
             alone: AtomicBool::new(true),
             changes: watch::Sender::new(0),
             host: OnceLock::new(),
@@ -302,7 +312,8 @@ impl Site {
         let Counters { handshakes_refused, frames_received, frames_sent, misbehaved } = &self.0.counters;
         let [handshakes_refused, frames_received, frames_sent, misbehaved] =
             [handshakes_refused, frames_received, frames_sent, misbehaved].map(|count| count.load(Ordering::Relaxed));
-        SiteCounts { handshakes_refused, frames_received, frames_sent, misbehaved }
+        let noise = self.0.noise.packets();
+        SiteCounts { handshakes_refused, frames_received, frames_sent, misbehaved, noise }
     }
 
     /// The site as this node sees it.
@@ -611,6 +622,7 @@ impl Site {
     /// For as long as the connection lasts.
     async fn talk(&self, newcomer: Newcomer, address: SocketAddr, dialled: bool) {
         let peer = newcomer.peer;
+        self.0.noise.met(canonical(address));
         let id = ConnectionId(self.0.connections.fetch_add(1, Ordering::Relaxed));
         let site = self.clone();
         let (link, work) = newcomer.link(id, move |event| site.heard(peer, event));

@@ -15,6 +15,7 @@ pub struct SiteCounts {
     pub frames_received: u64,
     pub frames_sent: u64,
     pub misbehaved: u64,
+    pub noise: u64,
 }
 
 /// The page for `/-/metrics`.
@@ -84,6 +85,7 @@ fn between_nodes(page: &mut Page, site: SiteCounts) {
         ("imirror_frames_received_total", "Messages from other nodes.", site.frames_received),
         ("imirror_frames_sent_total", "Messages to other nodes.", site.frames_sent),
         ("imirror_misbehaved_total", "How often a node did what no sound node does.", site.misbehaved),
+        ("imirror_noise_packets_total", "UDP packets that were of no node.", site.noise),
     ];
     for (name, help, count) in families {
         page.family(name, "counter", help);
