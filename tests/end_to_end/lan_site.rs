@@ -215,6 +215,33 @@ fn r11_what_is_popular_survives_the_loss_of_its_first_holder() {
 }
 
 #[test]
+fn r14_a_drained_node_leaves_nothing_behind() {
+    let lan = Lan::new(3);
+    let origin = origin(&lan);
+    let mut site = site(&lan, 3);
+    let body = |n| content(n, 200_000 + n as usize);
+    let path = |n| format!("/Packages/p{n}-1-1.x86_64.rpm");
+    for n in 0..20 {
+        origin.put(&path(n), Page::new(body(n)));
+        assert!(site[0].get(&origin.url(&path(n))).body == body(n));
+    }
+    site[0].wait_for_objects(20);
+    let drained = site[0].command(&["drain"]).output().unwrap();
+    let said = String::from_utf8_lossy(&drained.stdout).into_owned();
+    assert!(drained.status.success() && said.contains("20 handed over"), "{said}");
+    // It still serves, and is in no list for clients any more.
+    assert!(site[0].get(&origin.url(&path(0))).body == body(0));
+    let listed = || site[1].ask("GET", "/-/mirrorlist/x", &site[1].address(), &[]);
+    let own = site[0].address();
+    site[1].wait_for(|| !String::from_utf8_lossy(&listed().body).contains(&own));
+    site[0].stop();
+    origin.set_down(true);
+    for n in 0..20 {
+        assert!(site[1].get(&origin.url(&path(n))).body == body(n), "{n}");
+    }
+}
+
+#[test]
 fn r12_a_rolling_restart_under_load_costs_no_client_an_error() {
     let lan = Lan::new(3);
     let origin = origin(&lan);

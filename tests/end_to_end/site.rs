@@ -286,32 +286,6 @@ fn r11_what_is_popular_gets_a_second_copy_and_upstream_is_not_asked_for_it() {
 }
 
 #[test]
-fn r14_a_drained_node_leaves_nothing_behind() {
-    let origin = Origin::start();
-    let mut site = site(3, &origin);
-    let body = |n| content(n, 200_000 + n as usize);
-    let path = |n| format!("/Packages/p{n}-1-1.x86_64.rpm");
-    for n in 0..20 {
-        origin.put(&path(n), Page::new(body(n)));
-        assert!(site[0].get(&origin.url(&path(n))).body == body(n));
-    }
-    site[0].wait_for_objects(20);
-    let drained = site[0].command(&["drain"]).output().unwrap();
-    let said = String::from_utf8_lossy(&drained.stdout).into_owned();
-    assert!(drained.status.success() && said.contains("20 handed over"), "{said}");
-    // It still serves, and is in no list for clients any more.
-    assert!(site[0].get(&origin.url(&path(0))).body == body(0));
-    let listed = || imirror_tests::http::request(&site[1].address(), "GET", "/-/mirrorlist/x", &site[1].address(), &[]);
-    let own = site[0].address();
-    site[1].wait_for(|| !String::from_utf8_lossy(&listed().body).contains(&own));
-    site[0].stop();
-    origin.set_down(true);
-    for n in 0..20 {
-        assert!(site[1].get(&origin.url(&path(n))).body == body(n), "{n}");
-    }
-}
-
-#[test]
 fn r10_a_wrong_byte_of_a_peer_reaches_no_client() {
     let body = content(1, 3_000_000);
     // In the head, in the list of hashes, in the first group and in a later one.
