@@ -58,6 +58,7 @@ impl ReplyBody {
 
     /// The next piece of a stored object or flight that lies in memory or in the page cache.
     fn ready_piece(&mut self, range: Range<u64>) -> Option<Bytes> {
+        // Short answers read the clock once.
         let now = || match self.meter.bytes() {
             0 => self.meter.started(),
             _ => self.meter.client().door.clock.now(),

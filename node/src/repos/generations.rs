@@ -187,10 +187,14 @@ impl Generations {
         if let Some(promise) = of_client() {
             return Some(promise);
         }
-        if self.patience(url).is_some() {
-            self.settled(url).await;
-        }
-        of_client().or_else(|| self.current(url))
+        let learnt = match self.patience(url) {
+            Some(_) => {
+                self.settled(url).await;
+                of_client()
+            }
+            None => None,
+        };
+        learnt.or_else(|| self.current(url))
     }
 
     /// Do generations that are remembered name different contents under this URL? Then what is right depends on who asks.

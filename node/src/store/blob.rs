@@ -45,7 +45,7 @@ pub struct Blob {
     len: u64,
     /// Until then all of a small file is at hand and need not be looked for, in milliseconds since 1970.
     at_hand_until: AtomicU64,
-    /// Of a file.
+    /// Of a file; here as well as in `content`, so that most answers need to look at nothing else.
     mapping: Option<Arc<Mapping>>,
     /// Hot entries that have it.
     names: AtomicUsize,
