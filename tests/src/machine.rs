@@ -14,7 +14,7 @@ use tempfile::TempDir;
 use crate::netns::Host;
 
 /// `$1` is a folder of the test's, `$2` the network, `$3` the name of the machine. What might be in the way of a package on this
-/// machine is taken away: that services may not be started, that manual pages are left out or made an index of, timers that would fetch
+/// machine is taken away: what a node has left that was run here, that services may not be started, that manual pages are left out or made an index of, timers that would fetch
 /// something. The kernel is everybody's: `/proc/sys` cannot be written, but for two files that stand in for what packages want to set.
 const HOLDER: &str = r#"
 box=$1/box root=$1/box/root
@@ -35,6 +35,7 @@ ln -s pts/ptmx "$root/dev/ptmx"
 ln -s /proc/self/fd "$root/dev/fd"
 mount --bind "$1/shared" "$root/mnt"
 rm -f "$root/usr/sbin/policy-rc.d" "$root/var/lib/man-db/auto-update"
+rm -rf "$root/var/lib/imirror" "$root/var/cache/imirror"
 grep -ls path-exclude "$root"/etc/dpkg/dpkg.cfg.d/* | xargs -r rm
 echo "$3" > "$root/etc/hostname"
 echo > "$root/etc/fstab"
