@@ -102,7 +102,7 @@ impl Node {
     fn at_once(&self, size: u64) -> Option<Reply> {
         let (method, uri, fields) = request(size);
         let line = LineRef::of(&method, &uri, &fields)?;
-        self.journey.at_once(line, self.clock.now()).map(|(_, reply)| reply)
+        self.journey.at_once(line, self.clock.now()).map(|found| found.reply())
     }
 
     fn key(&self, size: u64) -> KeyHash {
@@ -131,7 +131,10 @@ fn plain_hit_at_once(bencher: Bencher<'_, '_>, size: u64) {
     let (method, uri, fields) = request(size);
     bencher.bench(|| {
         let line = LineRef::of(black_box(&method), &uri, &fields).unwrap();
-        let (_, reply) = node.journey.at_once(line, node.clock.now()).unwrap();
+        let now = node.clock.now();
+        let found = node.journey.at_once(line, now).unwrap();
+        node.journey.takes(&found, now);
+        let reply = found.reply();
         assert!(matches!(reply.content, Content::Stored(..)));
         reply
     });

@@ -47,6 +47,66 @@ fn ten_pipelined_requests_are_answered_in_order_with_title_case_names() {
     assert!(String::from_utf8_lossy(&bytes).contains("\r\nContent-Length: 50000\r\n"));
 }
 
+/// What is hot is answered before the request has been looked at in full: nobody can tell.
+#[test]
+fn a_hot_answer_is_the_same_however_it_is_asked_for() {
+    let origin = Origin::start();
+    let node = Node::start(&[origin.address()], "[log]\naccess = \"squid\"\n[freshness]\npackage = \"immutable\"\n");
+    for (seed, length) in [(1, 1000), (2, 20_000), (3, 200_000)] {
+        let path = format!("/p{length}_1.deb");
+        let body = content(seed, length);
+        origin.put(&path, Page::new(body.clone()).saying("X-Seen-By: nobody"));
+        let target = format!("/{}{path}", origin.address());
+        let ask = |connection: &mut Connection, fields: &str| {
+            connection.send(&format!("GET {target} HTTP/1.1\r\nHost: {}\r\n{fields}\r\n", node.address()));
+            let mut answer = connection.answer(false).expect("an answer");
+            assert!(answer.status == 200 && answer.complete && answer.body == body);
+            // These may change from one to the next.
+            answer.fields.retain(|(name, _)| name != "date" && name != "age");
+            answer.fields.sort();
+            answer.fields
+        };
+        let mut first = Connection::open(&node.address());
+        ask(&mut first, "");
+        let wanted = ask(&mut first, "");
+        assert!(wanted.iter().any(|(name, value)| name == "x-seen-by" && value == "nobody"), "{wanted:?}");
+        let mut second = Connection::open(&node.address());
+        let apk = "User-Agent: libfetch/2.0\r\n";
+        let mut told = wanted.clone();
+        told.push(("connection".into(), "keep-alive".into()));
+        told.sort();
+        for _ in 0..2 {
+            assert_eq!(ask(&mut second, ""), wanted);
+            assert_eq!(ask(&mut second, apk), told);
+            assert_eq!(ask(&mut second, &format!("Connection: keep-alive\r\n{apk}")), wanted);
+        }
+        // From here on it is hyper's.
+        assert_eq!(ask(&mut second, "X-Else: 1\r\n"), wanted);
+        assert_eq!(ask(&mut second, apk), told);
+        let mut raw = std::net::TcpStream::connect(node.address()).unwrap();
+        let get = format!("GET {target} HTTP/1.1\r\nHost: {}\r\n\r\n", node.address());
+        raw.write_all(get.as_bytes()).unwrap();
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            let mut byte = [0];
+            raw.read_exact(&mut byte).unwrap();
+            head.extend(byte);
+        }
+        raw.read_exact(&mut vec![0; length]).unwrap();
+        let head = String::from_utf8_lossy(&head).into_owned();
+        for name in ["Content-Length: ", "X-Seen-By: ", "Cache-Status: ", "Via: ", "Age: ", "Date: "] {
+            assert!(head.contains(&format!("\r\n{name}")), "{name}: {head}");
+        }
+        let lines = || {
+            let log = std::fs::read_to_string(node.dir().join("state/access.log")).unwrap_or_default();
+            log.lines().filter(|line| line.contains(&path)).map(ToOwned::to_owned).collect::<Vec<_>>()
+        };
+        node.wait_for(|| lines().len() == 11);
+        let hits = lines().iter().filter(|line| line.contains("_HIT/200 ") && line.contains(" HIER_NONE/-")).count();
+        assert_eq!(hits, 10, "{:?}", lines());
+    }
+}
+
 #[test]
 fn connect_reaches_permitted_ports_only() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();

@@ -46,6 +46,39 @@ fn a_stop_lets_clients_finish() {
     assert_eq!(origin.sent("_1.deb"), hit.len() + miss.len(), "both were stored");
 }
 
+/// The answer that is on its way is finished, and the connection is closed before the next, not in the middle of one.
+#[test]
+fn a_stop_ends_a_row_of_answers_between_two() {
+    const ROW: usize = 100;
+    let origin = Origin::start();
+    let mut node = Node::start(&[origin.address()], "[freshness]\npackage = \"immutable\"\n");
+    let body = content(1, 200_000);
+    origin.put("/p_1.deb", Page::new(body.clone()));
+    let get = format!("GET {} HTTP/1.1\r\nHost: {}\r\n\r\n", origin.url("/p_1.deb"), origin.address());
+    let mut warm = Connection::open(&node.address());
+    for _ in 0..2 {
+        warm.send(&get);
+        assert_eq!(warm.answer(false).expect("an answer").body, body);
+    }
+    let mut idle = Connection::open(&node.address());
+    idle.send(&get);
+    assert_eq!(idle.answer(false).expect("an answer").body, body);
+    let mut row = Connection::open(&node.address());
+    row.send(&get.repeat(ROW));
+    assert_eq!(row.head().expect("an answer").0, 200);
+    node.signal("-TERM");
+    node.wait_for_words("stopping");
+    assert!(idle.answer(false).is_none(), "it is closed, and nothing more is said");
+    assert!(row.read(body.len()) == body);
+    let mut answers = 1;
+    while let Some(answer) = row.answer(false) {
+        assert!(answer.complete && answer.body == body);
+        answers += 1;
+    }
+    assert!(answers <= ROW);
+    assert_eq!(node.ended(), Some(0), "{}", node.log());
+}
+
 #[test]
 fn a_stop_answers_who_has_just_connected() {
     let mut node = Node::start(&[], "");

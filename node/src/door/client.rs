@@ -5,10 +5,11 @@ use std::convert::Infallible;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use futures_util::future::{self, BoxFuture, Either};
-use http::header::{CONNECTION, HOST, TRANSFER_ENCODING, USER_AGENT};
+use http::header::{CONNECTION, HOST, HeaderName, TRANSFER_ENCODING, USER_AGENT};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
@@ -21,6 +22,7 @@ use tokio::task::coop;
 
 use super::assets;
 use super::body::ReplyBody;
+use super::fast_path::{End, FastPath};
 use super::lists::{self, Asker, List};
 use super::meter::{Meter, What};
 use super::pages::{self, Operations, Reader};
@@ -113,13 +115,32 @@ impl Door {
     async fn connection(self: Arc<Self>, stream: TcpStream, peer: SocketAddr, mut stop: watch::Receiver<bool>) {
         let _ = stream.set_nodelay(true);
         let local = stream.local_addr().ok();
-        let stream = SendfileStream::new(stream);
+        let mut stream = SendfileStream::new(stream);
         let outbox = stream.outbox();
         let address = peer.ip().to_canonical();
-        let permitted = self.clients.allow.iter().any(|net| net.contains(&address));
-        let has_asked = AtomicBool::new(false);
-        let caller = Caller::connected(address);
-        let client = Arc::new(Client { door: self, address, caller, local, permitted, outbox, has_asked });
+        let client = Client::of(self, address, local, outbox);
+        let news = stop.clone();
+        let mut stopped = std::pin::pin!(coop::unconstrained(stopped(&mut stop)));
+        let (mut listening, mut told) = (false, false);
+        // The stop is asked once, which leaves this task's waker with it, and again when there is news of it: to ask at every
+        // turn is a measurable part of an answer from memory.
+        let mut is_to_stop = |cx: &mut Context<'_>| {
+            if !told && (!listening || news.has_changed().unwrap_or(true)) {
+                listening = true;
+                told = stopped.as_mut().poll(cx).is_ready();
+            }
+            told
+        };
+        if client.permitted {
+            let mut fast = FastPath::new(&client, &mut stream, HEAD_PATIENCE);
+            let end = future::poll_fn(|cx| match fast.poll(cx) {
+                Poll::Pending if is_to_stop(cx) && fast.is_between_answers() => Poll::Ready(fast.hand_over()),
+                end => end,
+            });
+            if end.await == End::Closed {
+                return;
+            }
+        }
         let asker = client.clone();
         let service = service_fn(move |request| client.answer(request));
         let connection = http1::Builder::new()
@@ -132,17 +153,11 @@ impl Door {
             .serve_connection(TokioIo::new(stream), service)
             .with_upgrades();
         let mut connection = std::pin::pin!(connection);
-        let news = stop.clone();
-        let mut stopped = std::pin::pin!(coop::unconstrained(stopped(&mut stop)));
-        let (mut listening, mut told, mut last_chance) = (false, false, None);
-        // The stop is asked once, which leaves this task's waker with it, and again when there is news of it: to ask at every
-        // turn is a measurable part of an answer from memory.
+        let (mut was_told, mut last_chance) = (false, None);
         let ended = future::poll_fn(|cx| {
-            let ask = !listening || news.has_changed().unwrap_or(true);
-            if !told && ask {
-                listening = true;
-                told = stopped.as_mut().poll(cx).is_ready();
-                last_chance = told.then(|| Box::pin(tokio::time::sleep(LAST_CHANCE)));
+            if !was_told && is_to_stop(cx) {
+                was_told = true;
+                last_chance = Some(Box::pin(tokio::time::sleep(LAST_CHANCE)));
             }
             let so_far = connection.as_mut().poll(cx);
             let Some(chance) = last_chance.as_mut().filter(|_| so_far.is_pending()) else { return so_far };
@@ -260,8 +275,19 @@ impl Door {
 }
 
 impl Client {
-    fn answer(self: &Arc<Self>, request: Request<Incoming>) -> Answering {
+    pub(super) fn of(door: Arc<Door>, address: IpAddr, local: Option<SocketAddr>, outbox: Outbox) -> Arc<Self> {
+        let permitted = door.clients.allow.iter().any(|net| net.contains(&address));
+        let (caller, has_asked) = (Caller::connected(address), AtomicBool::new(false));
+        Arc::new(Self { door, address, caller, local, permitted, outbox, has_asked })
+    }
+
+    /// It has asked for something: when the node stops, it is not waited for.
+    pub(super) fn note_asked(&self) {
         self.has_asked.store(true, Ordering::Relaxed);
+    }
+
+    fn answer(self: &Arc<Self>, request: Request<Incoming>) -> Answering {
+        self.note_asked();
         if let Some(response) = self.answer_at_once(&request) {
             return Either::Left(future::ready(Ok(response)));
         }
@@ -273,17 +299,18 @@ impl Client {
     fn answer_at_once(self: &Arc<Self>, request: &Request<Incoming>) -> Option<Response<ReplyBody>> {
         let line = LineRef::of(request.method(), request.uri(), request.headers()).filter(|_| self.permitted)?;
         let now = self.door.clock.now();
-        let (shortcut, reply) = self.door.journey.at_once(line, now)?;
-        let mut meter = Meter::start(self, now, request.method(), request.headers());
-        let subject = shortcut.class().into();
-        meter.names(What::Known(shortcut), subject);
-        Some(respond(reply, meter, wants_to_be_told(request.headers())))
+        let found = self.door.journey.at_once(line, now)?;
+        self.door.journey.takes(&found, now);
+        let mut meter = Meter::start(self, now, request.method(), |name| request.headers().get(name).cloned());
+        meter.short_cut(&found);
+        Some(respond(found.reply(), meter, is_to_be_told(request.headers())))
     }
 
     async fn answer_in_time(self: Arc<Self>, request: Request<Incoming>) -> Response<ReplyBody> {
-        let mut meter = Meter::start(&self, self.door.clock.now(), request.method(), request.headers());
+        let field = |name| request.headers().get(name).cloned();
+        let mut meter = Meter::start(&self, self.door.clock.now(), request.method(), field);
         let head_only = request.method() == Method::HEAD;
-        let wants_to_be_told = wants_to_be_told(request.headers());
+        let is_to_be_told = is_to_be_told(request.headers());
         let is_connect = request.method() == Method::CONNECT;
         let door = &self.door;
         let mut reply = match self.permitted {
@@ -300,7 +327,7 @@ impl Client {
             // What follows was meant for the tunnel and is not to be read as requests.
             reply.fields.insert(CONNECTION, HeaderValue::from_static("close"));
         }
-        respond(reply, meter, wants_to_be_told)
+        respond(reply, meter, is_to_be_told)
     }
 }
 
@@ -315,12 +342,15 @@ fn respond(reply: Reply, mut meter: Meter, keep_alive_is_told: bool) -> Response
     response
 }
 
+fn is_to_be_told(fields: &HeaderMap) -> bool {
+    wants_to_be_told(|name| fields.get(name).map(HeaderValue::as_bytes))
+}
+
 /// Is it apk, which closes a connection that no `Connection: keep-alive` says is kept (libfetch/http.c), though HTTP/1.1 keeps
 /// it anyhow? For the others the field would only cost.
-fn wants_to_be_told(fields: &HeaderMap) -> bool {
-    let is_apk =
-        |agent: &HeaderValue| [&b"libfetch/"[..], b"apk-tools/"].iter().any(|name| agent.as_bytes().starts_with(name));
-    fields.get(USER_AGENT).is_some_and(is_apk) && !fields.contains_key(CONNECTION)
+pub(super) fn wants_to_be_told<'a>(field: impl Fn(HeaderName) -> Option<&'a [u8]>) -> bool {
+    let is_apk = |agent: &[u8]| [&b"libfetch/"[..], b"apk-tools/"].iter().any(|name| agent.starts_with(name));
+    field(USER_AGENT).is_some_and(is_apk) && field(CONNECTION).is_none()
 }
 
 async fn stopped(stop: &mut watch::Receiver<bool>) {

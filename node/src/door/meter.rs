@@ -2,13 +2,13 @@
 
 use std::sync::Arc;
 
-use http::header::{CONTENT_TYPE, REFERER, USER_AGENT};
-use http::{HeaderMap, HeaderValue, Method, StatusCode};
+use http::header::{CONTENT_TYPE, HeaderName, REFERER, USER_AGENT};
+use http::{HeaderValue, Method, StatusCode};
 
 use super::client::Client;
 use crate::classify::Url;
 use crate::fault::Fault;
-use crate::journey::{Reply, Shortcut};
+use crate::journey::{AtOnce, Reply, Shortcut};
 use crate::ledger::{Origin, Outcome, Record, Subject};
 use crate::os::clock::Timestamp;
 
@@ -46,9 +46,14 @@ struct ForLine {
 }
 
 impl Meter {
-    pub(super) fn start(client: &Arc<Client>, started: Timestamp, method: &Method, fields: &HeaderMap) -> Self {
+    /// `field` finds one of the request's.
+    pub(super) fn start(
+        client: &Arc<Client>,
+        started: Timestamp,
+        method: &Method,
+        field: impl Fn(HeaderName) -> Option<HeaderValue>,
+    ) -> Self {
         let line = client.door.ledger.access_log().map(|_| {
-            let field = |name| fields.get(name).cloned();
             Box::new(ForLine { user_agent: field(USER_AGENT), referer: field(REFERER), ..ForLine::default() })
         });
         Self {
@@ -77,6 +82,15 @@ impl Meter {
         if let Some(line) = &mut self.line {
             line.content_type = reply.fields.get(CONTENT_TYPE).cloned();
             line.from.clone_from(&reply.from);
+        }
+    }
+
+    /// It is answered as the short cut says.
+    pub(super) fn short_cut(&mut self, found: &AtOnce) {
+        self.names(What::Known(found.shortcut.clone()), found.shortcut.class().into());
+        self.outcome = found.shortcut.outcome();
+        if let Some(line) = &mut self.line {
+            line.content_type = found.hot.entry.head.fields.get(CONTENT_TYPE).cloned();
         }
     }
 

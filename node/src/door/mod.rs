@@ -4,6 +4,7 @@ mod assets;
 mod body;
 pub mod client;
 pub mod events;
+mod fast_path;
 mod lists;
 mod meter;
 pub mod page;

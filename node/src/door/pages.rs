@@ -222,7 +222,7 @@ pub(super) fn text(status: StatusCode, kind: &'static str, body: impl Into<Bytes
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::ledger::history::History;
     use std::sync::atomic::{AtomicU64, Ordering};
@@ -238,7 +238,7 @@ mod tests {
 
     /// A node that counts what it is told to do.
     #[derive(Default)]
-    struct Fake {
+    pub(in crate::door) struct Fake {
         health: Health,
         changes: AtomicU64,
         history: History,

@@ -34,7 +34,7 @@ use http::{HeaderMap, HeaderValue, Method, StatusCode};
 pub use handed::Caller;
 pub use reply::{Content, Reply, Stored};
 pub use segments::{Segment, Segments};
-pub use shortcut::{Line, LineRef, Shortcut};
+pub use shortcut::{AtOnce, Line, LineRef, Shortcut};
 
 use quick_cache::sync::Cache;
 use tokio::sync::Semaphore;

@@ -5,10 +5,11 @@
 //! have changed as long as the store holds the very same entry. Whatever is not plain goes the long way.
 
 use std::hash::{Hash, Hasher};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 
 use bytes::Bytes;
-use http::header::{ACCEPT, ACCEPT_ENCODING, ACCEPT_LANGUAGE, AGE, CONNECTION, HOST, REFERER, USER_AGENT};
+use http::header::AGE;
 use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri};
 use quick_cache::Equivalent;
 use quick_cache::sync::Cache;
@@ -68,24 +69,46 @@ impl<'a> LineRef<'a> {
             None if authority.is_empty() => false,
             _ => return None,
         };
-        let mut hosts = 0;
-        let plain = fields.iter().all(|(name, value)| {
-            if name == HOST {
-                hosts += 1;
-                return value.as_bytes().iter().all(|b| b.is_ascii_alphanumeric() || b".-:[]".contains(b));
-            }
-            let harmless = [USER_AGENT, ACCEPT, ACCEPT_ENCODING, ACCEPT_LANGUAGE, REFERER].contains(name);
-            let persistent = name == CONNECTION || name == "proxy-connection";
-            harmless || persistent && value.as_bytes().eq_ignore_ascii_case(b"keep-alive")
-        });
+        let plain = are_plain(fields.iter().map(|(name, value)| (name.as_str(), value.as_bytes())));
         let short = authority.len() + path.len() <= LINE_LEN_MAX;
-        (plain && hosts == 1 && short && method == Method::GET).then_some(Self { https, authority, path })
+        (plain && short && method == Method::GET).then_some(Self { https, authority, path })
+    }
+
+    /// The same of a request target as it came, before anybody has looked whether it is one: what is found by it was remembered
+    /// of a request with this very target, which had been looked at.
+    pub fn read(method: &str, target: &'a str, fields: impl IntoIterator<Item = (&'a str, &'a [u8])>) -> Option<Self> {
+        let (https, rest) = match (target.strip_prefix("http://"), target.strip_prefix("https://")) {
+            (Some(rest), _) => (false, rest),
+            (_, Some(rest)) => (true, rest),
+            _ if target.starts_with('/') => (false, target),
+            _ => return None,
+        };
+        let (authority, path) = rest.split_at(rest.find(['/', '?'])?);
+        let is_one_form = authority.is_empty() == target.starts_with('/') && !target.contains('#');
+        let plain = is_one_form && are_plain(fields) && rest.len() <= LINE_LEN_MAX;
+        (plain && method == "GET").then_some(Self { https, authority, path })
     }
 
     pub fn to_line(self) -> Line {
         let text = [self.authority, self.path].concat().into();
         Line { https: self.https, authority: self.authority.len(), text }
     }
+}
+
+/// Can none of these fields of a request change the answer?
+fn are_plain<'a>(fields: impl IntoIterator<Item = (&'a str, &'a [u8])>) -> bool {
+    let mut hosts = 0;
+    let plain = fields.into_iter().all(|(name, value)| {
+        let is = |other: &&str| name.eq_ignore_ascii_case(other);
+        if is(&"host") {
+            hosts += 1;
+            return value.iter().all(|b| b.is_ascii_alphanumeric() || b".-:[]".contains(b));
+        }
+        let harmless = ["user-agent", "accept", "accept-encoding", "accept-language", "referer"].iter().any(is);
+        let persistent = || ["connection", "proxy-connection"].iter().any(is);
+        harmless || persistent() && value.eq_ignore_ascii_case(b"keep-alive")
+    });
+    plain && hosts == 1
 }
 
 impl Equivalent<Line> for LineRef<'_> {
@@ -107,20 +130,35 @@ pub struct Shortcut {
     epoch: u64,
     /// What is known of it, but for its age.
     known: Known,
+    outcome: Outcome,
+    /// The age in seconds at which the store last saw that it is in use.
+    seen_at: AtomicU64,
     answered: Mutex<Answered>,
+    text: OnceLock<Box<[u8]>>,
 }
 
-/// The head of an answer, as of an age in seconds.
+/// The fields of an answer, as of an age in seconds.
 #[derive(Debug)]
 struct Answered {
     age: u64,
     fields: HeaderMap,
-    outcome: Outcome,
+}
+
+/// What a plain request may be answered with here and now.
+pub struct AtOnce {
+    pub shortcut: Arc<Shortcut>,
+    pub hot: Arc<Hot>,
+    /// In seconds.
+    pub age: u64,
 }
 
 impl Shortcut {
     pub fn class(&self) -> Class {
         self.class
+    }
+
+    pub fn outcome(&self) -> Outcome {
+        self.outcome
     }
 }
 
@@ -134,8 +172,8 @@ impl Default for Shortcuts {
 }
 
 impl Journey {
-    /// The answer to a plain request that can be given here and now.
-    pub fn at_once(&self, line: LineRef<'_>, now: Timestamp) -> Option<(Arc<Shortcut>, Reply)> {
+    /// What a plain request may be answered with here and now.
+    pub fn at_once(&self, line: LineRef<'_>, now: Timestamp) -> Option<AtOnce> {
         let shortcut = self.0.shortcuts.0.get(&line)?;
         let hot = shortcut.hot.upgrade()?;
         if shortcut.epoch != self.0.options.generations.epoch() {
@@ -146,15 +184,19 @@ impl Journey {
         if decide(shortcut.class, Some(known), Demand::default(), &self.0.options.freshness) != Decision::Serve {
             return None;
         }
-        let (fields, outcome) = shortcut.head(unconfirmed_for.as_secs(), || {
+        Some(AtOnce { shortcut, hot, age: unconfirmed_for.as_secs() })
+    }
+
+    /// It is what a client gets.
+    pub fn takes(&self, at_once: &AtOnce, now: Timestamp) {
+        let AtOnce { shortcut, hot, age } = at_once;
+        if shortcut.seen_at.load(Ordering::Relaxed) != *age {
             // Once a second is often enough for the store to see what is in use.
+            shortcut.seen_at.store(*age, Ordering::Relaxed);
             self.0.store.lookup_hot(&hot.entry.key);
-        });
+        }
         self.0.store.touch(&hot.entry, now);
         self.0.site.requested(&shortcut.tally);
-        let segments = Segments::whole(Some(hot.entry.size));
-        let content = Content::Stored(Stored { entry: hot.entry.clone(), blob: hot.blob.clone() }, segments);
-        Some((shortcut, Reply { status: StatusCode::OK, fields, content, outcome, from: None }))
     }
 
     /// Remembers how a plain request was answered from the store.
@@ -184,21 +226,42 @@ impl Journey {
             tally: Tally::new(&key, called(url).map(Into::into)),
             epoch,
             known: known(classified, &hot.entry, self.0.clock.now()),
-            answered: Mutex::new(Answered { age, fields: packed(&reply.fields), outcome: reply.outcome }),
+            outcome: reply.outcome,
+            seen_at: AtomicU64::new(age),
+            answered: Mutex::new(Answered { age, fields: packed(&reply.fields) }),
+            text: OnceLock::new(),
         };
         self.0.shortcuts.0.insert(line.clone(), Arc::new(shortcut));
     }
 }
 
+impl AtOnce {
+    /// The answer.
+    pub fn reply(&self) -> Reply {
+        let Self { shortcut, hot, age } = self;
+        let segments = Segments::whole(Some(hot.entry.size));
+        let content = Content::Stored(Stored { entry: hot.entry.clone(), blob: hot.blob.clone() }, segments);
+        Reply { status: StatusCode::OK, fields: shortcut.fields(*age), content, outcome: shortcut.outcome, from: None }
+    }
+}
+
 impl Shortcut {
-    fn head(&self, age: u64, on_new_age: impl FnOnce()) -> (HeaderMap, Outcome) {
+    fn fields(&self, age: u64) -> HeaderMap {
         let mut answered = self.answered.lock().unwrap_or_else(PoisonError::into_inner);
         if answered.age != age {
             answered.age = age;
             answered.fields.insert(AGE, age.into());
-            on_new_age();
         }
-        (answered.fields.clone(), answered.outcome)
+        answered.fields.clone()
+    }
+
+    /// How the door writes the fields of the answer, but for its `Age`: once.
+    pub fn text(&self, write: impl FnOnce(&HeaderMap) -> Box<[u8]>) -> &[u8] {
+        self.text.get_or_init(|| {
+            let mut fields = self.fields(0);
+            fields.remove(AGE);
+            write(&fields)
+        })
     }
 }
 
@@ -220,6 +283,8 @@ fn packed(fields: &HeaderMap) -> HeaderMap {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use http::HeaderValue;
+    use proptest::prelude::*;
 
     fn is_plain(method: &str, uri: &str, pairs: &[(&'static str, &'static str)]) -> bool {
         let mut fields = HeaderMap::new();
@@ -280,5 +345,36 @@ mod tests {
         assert_eq!(cache.get(&LineRef { https: true, ..line }), None);
         assert_eq!(cache.get(&LineRef { path: "/b", ..line }), None);
         assert_eq!(cache.get(&LineRef { authority: "", path: "example.org/a", ..line }), None);
+    }
+    proptest! {
+        /// What a target is before it has been looked at is what hyper makes of it, or nothing.
+        #[test]
+        fn a_target_as_it_came_is_the_same_line(
+            target in "(http://|https://|HTTP://|ftp://|//|)[a-z@:.?#\\[\\]]{0,6}(/|\\?|#|//|)[a-z/?#%:@ ]{0,8}",
+            fields in prop::collection::vec(("(Host|HOST|user-agent|Accept|Range|Connection|Via)", "[a-z.:]{0,3}|keep-alive"), 0..4),
+        ) {
+            let pairs = || fields.iter().map(|(name, value)| (name.as_str(), value.as_bytes()));
+            let map: HeaderMap = pairs()
+                .map(|(name, value)| (name.parse().unwrap(), HeaderValue::from_bytes(value).unwrap()))
+                .fold(HeaderMap::new(), |mut map, (name, value): (http::HeaderName, _)| {
+                    map.append(name, value);
+                    map
+                });
+            let read = LineRef::read("GET", &target, pairs());
+            let uri = target.parse::<Uri>();
+            let of = uri.as_ref().ok().and_then(|uri| LineRef::of(&Method::GET, uri, &map));
+            if let (Some(read), Some(of)) = (read, of) {
+                prop_assert_eq!(read, of);
+            }
+            // What hyper does not take has never been remembered, and no two targets are one line.
+            if let Some(LineRef { https, authority, path }) = read {
+                let scheme = match (authority, https) {
+                    ("", _) => "",
+                    (_, true) => "https://",
+                    (_, false) => "http://",
+                };
+                prop_assert_eq!(format!("{scheme}{authority}{path}"), target);
+            }
+        }
     }
 }

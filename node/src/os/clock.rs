@@ -95,3 +95,22 @@ impl Clock {
         }
     }
 }
+
+/// The date of an answer as headers have it (RFC 9110 5.6.7), by the machine's clock as it is set now. It is written once a second.
+#[derive(Debug, Default)]
+pub struct HttpDate {
+    text: String,
+    until: Timestamp,
+}
+
+impl HttpDate {
+    #[allow(clippy::disallowed_methods)] // As above: others are to see the time that this machine believes it is.
+    pub fn text(&mut self, now: Timestamp) -> &str {
+        if now >= self.until {
+            let time = SystemTime::now();
+            self.text = httpdate::fmt_http_date(time);
+            self.until = now + Duration::from_millis(1000 - Timestamp::from_system_time(time).0 % 1000);
+        }
+        &self.text
+    }
+}

@@ -15,6 +15,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
 
+use bytes::Bytes;
 use rustix::net::{SendAncillaryBuffer, SendFlags};
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
@@ -85,15 +86,22 @@ pub struct SendfileStream {
     stream: TcpStream,
     outbox: Outbox,
     is_corked: bool,
+    /// What has been read and given back.
+    unread: Bytes,
 }
 
 impl SendfileStream {
     pub fn new(stream: TcpStream) -> Self {
-        Self { stream, outbox: Outbox::default(), is_corked: false }
+        Self { stream, outbox: Outbox::default(), is_corked: false, unread: Bytes::new() }
     }
 
     pub fn outbox(&self) -> Outbox {
         self.outbox.clone()
+    }
+
+    /// Gives back what has been read: it is what the next reads find.
+    pub fn give_back(&mut self, unread: impl Into<Bytes>) {
+        self.unread = unread.into();
     }
 
     /// Has the kernel send full segments only, or all that it has. It does so by itself after 200 ms (tcp(7), `TCP_CORK`); where it can't
@@ -125,6 +133,33 @@ impl SendfileStream {
             );
             Ok(sent?)
         })
+    }
+
+    /// Writes what lies in memory and after it a part of a mapped file, as far as the socket takes it; a short write is like any other.
+    ///
+    /// # Errors
+    /// Of the connection; `UnexpectedEof` when the file has been cut.
+    pub fn poll_write_mapped(
+        &self,
+        cx: &mut Context<'_>,
+        before: &[IoSlice<'_>],
+        mapping: &Mapping,
+        offset: u64,
+        len: usize,
+    ) -> Poll<io::Result<usize>> {
+        let bytes_before: usize = before.iter().map(|buf| buf.len()).sum();
+        if bytes_before > 0 {
+            let sent = ready!(self.poll_send_more(cx, before))?;
+            if sent < bytes_before {
+                return Poll::Ready(Ok(sent));
+            }
+        }
+        match self.poll_sendfile(cx, mapping, offset, len) {
+            Poll::Ready(Ok(sent)) => Poll::Ready(Ok(bytes_before + sent)),
+            // What lay before is out: report it, the error or the wait comes back with the next call.
+            _ if bytes_before > 0 => Poll::Ready(Ok(bytes_before)),
+            other => other,
+        }
     }
 
     fn poll_sendfile(
@@ -165,19 +200,7 @@ impl AsyncWrite for SendfileStream {
         if bufs[index].len() >= CORKED_MIN {
             self.cork(true);
         }
-        let before: usize = bufs[..index].iter().map(|buf| buf.len()).sum();
-        if before > 0 {
-            let sent = ready!(self.poll_send_more(cx, &bufs[..index]))?;
-            if sent < before {
-                return Poll::Ready(Ok(sent));
-            }
-        }
-        match self.poll_sendfile(cx, &mapping, offset, bufs[index].len()) {
-            Poll::Ready(Ok(sent)) => Poll::Ready(Ok(before + sent)),
-            // The head is out: report it, the error or the wait comes back with the next call.
-            _ if before > 0 => Poll::Ready(Ok(before)),
-            other => other,
-        }
+        self.poll_write_mapped(cx, &bufs[..index], &mapping, offset, bufs[index].len())
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -200,6 +223,11 @@ impl AsyncWrite for SendfileStream {
 
 impl AsyncRead for SendfileStream {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if !self.unread.is_empty() {
+            let len = self.unread.len().min(buf.remaining());
+            buf.put_slice(&self.unread.split_to(len));
+            return Poll::Ready(Ok(()));
+        }
         Pin::new(&mut self.stream).poll_read(cx, buf)
     }
 }

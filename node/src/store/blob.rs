@@ -53,6 +53,13 @@ pub struct Blob {
     clock: Clock,
 }
 
+/// Where bytes lie that are at hand: the whole object.
+#[derive(Debug, Clone, Copy)]
+pub enum Ready<'a> {
+    Memory(&'a Bytes),
+    File(&'a Arc<Mapping>),
+}
+
 #[derive(Debug)]
 enum Content {
     Memory(Bytes),
@@ -194,20 +201,28 @@ impl Blob {
 
     /// The bytes, if they have been checked and lie at hand. Never waits for a disk.
     pub fn ready(&self, range: Range<u64>, now: Timestamp) -> Option<Bytes> {
+        match self.ready_in(&range, now)? {
+            Ready::Memory(bytes) => Some(bytes.slice(to_usize(&range)?)),
+            Ready::File(mapping) => Some(mapping.bytes(range)),
+        }
+    }
+
+    /// Where the bytes lie, if they have been checked and lie at hand. Never waits for a disk.
+    pub fn ready_in(&self, range: &Range<u64>, now: Timestamp) -> Option<Ready<'_>> {
         // Most answers come this far, and look at no more than this of the object.
         if let Some(mapping) = &self.mapping
             && now.0 < self.at_hand_until.load(Ordering::Relaxed)
         {
-            return Some(mapping.bytes(range));
+            return Some(Ready::File(mapping));
         }
         match &self.content {
-            Content::Memory(bytes) => Some(bytes.slice(to_usize(&range)?)),
+            Content::Memory(bytes) => Some(Ready::Memory(bytes)),
             Content::File(mapped) => {
-                let looked_at = mapped.is_ready(&range, now)?;
-                if range == (0..self.len) && self.len <= SMALL {
+                let looked_at = mapped.is_ready(range, now)?;
+                if *range == (0..self.len) && self.len <= SMALL {
                     self.at_hand_until.store((looked_at + LOOK_AGAIN).0, Ordering::Relaxed);
                 }
-                Some(mapped.mapping.bytes(range))
+                Some(Ready::File(&mapped.mapping))
             }
         }
     }

@@ -29,7 +29,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-pub use blob::Blob;
+pub use blob::{Blob, Ready};
 pub use eviction::Copies;
 pub use groups::GroupList;
 pub use growing::Growing;
