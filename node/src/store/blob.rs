@@ -503,11 +503,17 @@ mod tests {
         }
     }
 
-    /// Drops what has been synced from the page cache.
+    /// Drops what has been synced from the page cache, the beginning at least. The kernel keeps a page for which it has some use at this
+    /// moment, as for a commit of its journal: it is told until that is over.
     fn forget(store: &Store, entry: &Entry) {
-        let file = File::open(store.files().object(&entry.object)).unwrap();
-        file.sync_all().unwrap();
-        rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed).unwrap();
+        let mapping = Mapping::new(File::open(store.files().object(&entry.object)).unwrap(), entry.size).unwrap();
+        mapping.file().sync_all().unwrap();
+        while {
+            rustix::fs::fadvise(mapping.file(), 0, None, rustix::fs::Advice::DontNeed).unwrap();
+            mapping.is_resident(0..1)
+        } {
+            std::thread::yield_now();
+        }
     }
 
     #[tokio::test]
