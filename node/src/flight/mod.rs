@@ -8,6 +8,7 @@ mod pace;
 mod pump;
 mod reader;
 mod resume;
+mod row;
 mod several;
 mod source;
 

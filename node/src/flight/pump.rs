@@ -3,10 +3,14 @@
 //! A flight's main transfer runs on a thread of the blocking pool: it receives, writes and publishes the offset there,
 //! so a slow disk never holds a serving thread. Hashing runs behind it on another one.
 
+use std::future::poll_fn;
+use std::io::IoSlice;
 use std::ops::Range;
+use std::pin::pin;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc;
 use std::sync::{Arc, OnceLock};
+use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -14,6 +18,7 @@ use http::{HeaderMap, Method};
 use tokio::sync::oneshot;
 
 use super::resume::{self, Version};
+use super::row::Row;
 use super::several::Several;
 use super::source::Source;
 use super::{Begun, Departure, Flight, Flights, LONELY_MAX, Phase, SIDE_REQUESTS_MAX};
@@ -197,13 +202,10 @@ async fn land(flight: &Arc<Flight>, hasher: Hasher, total: u64) -> Result<Arc<En
     flight.growing.publish()
 }
 
-/// Bytes that are passed on at once at the beginning of a download.
-const FIRST: usize = 64 * 1024;
-
 /// A body being received.
 struct Transfer {
     source: Source,
-    /// The offset of the next byte of the body.
+    /// The offset of the first byte of the body.
     at: u64,
     /// Until here the body repeats what is there already; a difference means another version.
     compare_until: u64,
@@ -213,50 +215,94 @@ impl Transfer {
     /// Receives and writes what is missing. Returns the total when the end of a body of unknown length is reached, nothing
     /// when the gap is filled or bytes of another transfer are met.
     async fn run(mut self, flights: &Flights, flight: &Flight, hasher: &Hasher) -> Result<Option<u64>, Fault> {
-        let host = self.source.host();
         flight.set_source(self.source.via());
+        let mut received = Received { flight, hasher, row: Row::at(self.at) };
+        let ended = self.receive(flights, &mut received).await;
+        received.write_all()?;
+        ended
+    }
+
+    async fn receive(&mut self, flights: &Flights, received: &mut Received<'_>) -> Result<Option<u64>, Fault> {
+        let (flight, host) = (received.flight, self.source.host());
         let total = flight.growing.total();
-        while let Some(mut chunk) = self.source.chunk().await? {
+        while let Some(mut chunk) = received.written_while_waiting(self.source.chunk()).await?? {
             self.source.count(&flights.0.ledger, chunk.len() as u64);
             flight.progressed();
-            self.compare(&flight.growing, &mut chunk, &host)?;
+            let row = &mut received.row;
+            row.skip(self.compare(&flight.growing, row.end, &mut chunk, &host)?);
             if chunk.is_empty() {
                 continue;
             }
-            let fits = chunk.len().min(usize::try_from(flight.room_at(self.at)).unwrap_or(usize::MAX));
-            // The first bytes go out before the rest of a long chunk is written.
-            let first = if self.at == 0 { fits.min(FIRST) } else { fits };
-            for part in [&chunk[..first], &chunk[first..fits]] {
-                flight.growing.write_at(self.at, part)?;
-                self.at += part.len() as u64;
-                flight.news.notify_waiters();
-            }
-            hasher.wake();
-            flight.keep_pace(flights, fits as u64).await;
+            let fits = chunk.len().min(usize::try_from(flight.room_at(row.end)).unwrap_or(usize::MAX));
+            row.push(chunk.split_to(fits));
+            received.write_what_is_due()?;
+            received.written_while_waiting(flight.keep_pace(flights, fits as u64)).await?;
             match total {
-                _ if fits == chunk.len() => {}
-                Some(total) if self.at >= total => {
+                _ if chunk.is_empty() => {}
+                Some(total) if received.row.end >= total => {
                     let detail = "more bytes than announced".into();
                     return Err(Fault::new(Cause::Malformed { host: host.into(), detail }));
                 }
                 _ => return Ok(None),
             }
             if !flight.worth_finishing() {
-                flight.wait_for_a_reader().await?;
+                received.written_while_waiting(flight.wait_for_a_reader()).await??;
             }
         }
-        Ok(if total.is_none() { Some(self.at) } else { None })
+        Ok(if total.is_none() { Some(received.row.end) } else { None })
     }
 
-    /// Takes off the front of `chunk` what is there already, if it is the same.
-    fn compare(&mut self, growing: &Growing, chunk: &mut Bytes, host: &str) -> Result<(), Fault> {
-        let known = usize::try_from(self.compare_until.saturating_sub(self.at)).unwrap_or(usize::MAX).min(chunk.len());
+    /// Takes off the front of `chunk`, which begins at `at`, what is there already, if it is the same; returns how much.
+    fn compare(&self, growing: &Growing, at: u64, chunk: &mut Bytes, host: &str) -> Result<u64, Fault> {
+        let known = usize::try_from(self.compare_until.saturating_sub(at)).unwrap_or(usize::MAX).min(chunk.len());
         let theirs = chunk.split_to(known);
-        if known > 0 && growing.bytes(self.at..self.at + known as u64)? != theirs {
+        if known > 0 && growing.bytes(at..at + known as u64)? != theirs {
             return Err(Fault::new(Cause::Changed { host: host.into() }));
         }
-        self.at += known as u64;
+        Ok(known as u64)
+    }
+}
+
+/// What a transfer has received and not yet written. Nothing is held back while it waits for anything.
+struct Received<'a> {
+    flight: &'a Flight,
+    hasher: &'a Hasher,
+    row: Row,
+}
+
+impl Received<'_> {
+    fn write_what_is_due(&mut self) -> Result<(), Fault> {
+        while let Some(end) = self.row.due() {
+            self.write_until(end)?;
+        }
         Ok(())
+    }
+
+    fn write_all(&mut self) -> Result<(), Fault> {
+        self.write_until(self.row.end)
+    }
+
+    fn write_until(&mut self, end: u64) -> Result<(), Fault> {
+        let start = self.row.start;
+        let parts = self.row.take_until(end);
+        if parts.is_empty() {
+            return Ok(());
+        }
+        let mut slices: Vec<_> = parts.iter().map(|part| IoSlice::new(part)).collect();
+        self.flight.growing.write_parts_at(start, &mut slices)?;
+        self.flight.news.notify_waiters();
+        self.hasher.wake();
+        Ok(())
+    }
+
+    /// Does something; what has been received is written before anything is waited for.
+    async fn written_while_waiting<T>(&mut self, work: impl Future<Output = T>) -> Result<T, Fault> {
+        let mut work = pin!(work);
+        if let Poll::Ready(done) = poll_fn(|cx| Poll::Ready(work.as_mut().poll(cx))).await {
+            return Ok(done);
+        }
+        self.write_all()?;
+        Ok(work.await)
     }
 }
 

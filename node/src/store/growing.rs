@@ -2,6 +2,7 @@
 //! object. What has arrived survives a restart (R8g).
 
 use std::fs::{self, File};
+use std::io::IoSlice;
 use std::ops::Range;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
@@ -175,14 +176,19 @@ impl Growing {
 
     /// Writes what has arrived and makes it visible to readers. Blocks.
     pub fn write_at(&self, offset: u64, bytes: &[u8]) -> Result<(), Fault> {
-        let end = offset.saturating_add(bytes.len() as u64);
+        self.write_parts_at(offset, &mut [IoSlice::new(bytes)])
+    }
+
+    /// The same of bytes that lie in several places.
+    pub fn write_parts_at(&self, offset: u64, parts: &mut [IoSlice<'_>]) -> Result<(), Fault> {
+        let end = offset.saturating_add(parts.iter().map(|part| part.len() as u64).sum());
         match self.plan.total {
             Some(total) if end > total => return Err(Fault::new(Cause::TooLarge { limit: total })),
             Some(_) => {}
             None => self.claim(end)?,
         }
         self.allocate()
-            .and_then(|()| self.file.write_all_at(bytes, offset))
+            .and_then(|()| write_all_at(&self.file, parts, offset))
             .map_err(|e| Fault::disk("writing a download", &e))
             .inspect_err(|fault| self.store.note(Some(fault)))?;
         let mut present = self.present();
@@ -470,6 +476,20 @@ pub(super) fn hasher(algorithm: Algorithm) -> Box<dyn DynDigest + Send> {
     }
 }
 
+fn write_all_at(file: &File, mut parts: &mut [IoSlice<'_>], mut offset: u64) -> std::io::Result<()> {
+    IoSlice::advance_slices(&mut parts, 0);
+    while !parts.is_empty() {
+        match rustix::io::retry_on_intr(|| rustix::io::pwritev(file, parts, offset))? {
+            0 => return Err(std::io::ErrorKind::WriteZero.into()),
+            written => {
+                IoSlice::advance_slices(&mut parts, written);
+                offset += written as u64;
+            }
+        }
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -548,6 +568,21 @@ mod tests {
             let Cause::WrongDigest { expected, got, .. } = fault.cause else { panic!("{fault}") };
             assert_eq!((&*expected, &*got), (&*sha256(b"something else").to_string(), &*sha256(&content).to_string()));
         }
+    }
+
+    #[test]
+    fn parts_are_written_one_after_the_other() {
+        use std::io::{Read, Seek};
+        let mut file = tempfile::tempfile().unwrap();
+        let content = content(70_000);
+        // More parts than the kernel takes at once, and empty ones.
+        let mut parts: Vec<_> = content.chunks(50).flat_map(|part| [IoSlice::new(part), IoSlice::new(&[])]).collect();
+        write_all_at(&file, &mut parts, 3).unwrap();
+        write_all_at(&file, &mut [], 3).unwrap();
+        let mut written = Vec::new();
+        file.rewind().unwrap();
+        file.read_to_end(&mut written).unwrap();
+        assert!(written[..3] == [0; 3] && written[3..] == content);
     }
 
     #[tokio::test]
