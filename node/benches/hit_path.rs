@@ -140,6 +140,26 @@ fn plain_hit_at_once(bencher: Bencher<'_, '_>, size: u64) {
     });
 }
 
+/// All of the fast path but for the connection.
+#[divan::bench(args = SIZES)]
+fn plain_hit_on_the_fast_path(bencher: Bencher<'_, '_>, size: u64) {
+    let node = &*NODE;
+    let agent = "Debian APT-HTTP/1.3 (2.6.1)";
+    let text = format!("GET {} HTTP/1.1\r\nHost: example.org\r\nUser-Agent: {agent}\r\n\r\n", text(size));
+    bencher.bench(|| {
+        let mut fields = [httparse::EMPTY_HEADER; 16];
+        let mut request = httparse::Request::new(&mut fields);
+        assert!(request.parse(black_box(text.as_bytes())).unwrap().is_complete());
+        let fields = request.headers.iter().map(|field| (field.name, field.value));
+        let line = LineRef::read(request.method.unwrap(), request.path.unwrap(), fields).unwrap();
+        let now = node.clock.now();
+        let found = node.journey.at_once(line, now).unwrap();
+        assert!(found.hot.blob.ready_in(&(0..size), now).is_some());
+        node.journey.takes(&found, now);
+        found
+    });
+}
+
 #[divan::bench(args = SIZES)]
 fn hit_the_long_way(bencher: Bencher<'_, '_>, size: u64) {
     let node = &*NODE;

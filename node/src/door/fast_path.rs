@@ -76,7 +76,7 @@ struct Patience {
 }
 
 /// What became of a request.
-enum Outcome {
+enum Answered {
     Sent,
     Waits,
     IsHypers,
@@ -129,13 +129,13 @@ impl<'a> FastPath<'a> {
             let mut fields = [MaybeUninit::uninit(); FIELDS_MAX];
             match Plain::read(&input.filled()[answered..], &mut fields) {
                 Some(Status::Complete((plain, len))) => match self.answer(cx, &plain) {
-                    Outcome::Sent => answered += len,
-                    Outcome::Waits => {
+                    Answered::Sent => answered += len,
+                    Answered::Waits => {
                         self.unread.extend_from_slice(&input.filled()[answered + len..]);
                         return Poll::Pending;
                     }
-                    Outcome::IsHypers => break,
-                    Outcome::Failed => return Poll::Ready(End::Closed),
+                    Answered::IsHypers => break,
+                    Answered::Failed => return Poll::Ready(End::Closed),
                 },
                 Some(Status::Partial) => {
                     let len = input.filled().len();
@@ -161,13 +161,13 @@ impl<'a> FastPath<'a> {
         Poll::Ready(self.hand_over())
     }
 
-    fn answer(&mut self, cx: &mut Context<'_>, plain: &Plain<'_, '_>) -> Outcome {
+    fn answer(&mut self, cx: &mut Context<'_>, plain: &Plain<'_, '_>) -> Answered {
         let door = &self.client.door;
         let now = door.clock.now();
-        let Some(found) = door.journey.at_once(plain.line, now) else { return Outcome::IsHypers };
+        let Some(found) = door.journey.at_once(plain.line, now) else { return Answered::IsHypers };
         let (blob, len) = (&found.hot.blob, found.hot.entry.size);
         let Some(ready) = Some(0..len).filter(|_| len <= OBJECT_MAX).and_then(|all| blob.ready_in(&all, now)) else {
-            return Outcome::IsHypers;
+            return Answered::IsHypers;
         };
         door.journey.takes(&found, now);
         self.client.note_asked();
@@ -189,13 +189,13 @@ impl<'a> FastPath<'a> {
         };
         let sent = match sent {
             Poll::Ready(Ok(sent)) => sent,
-            Poll::Ready(Err(_)) => return Outcome::Failed,
+            Poll::Ready(Err(_)) => return Answered::Failed,
             Poll::Pending => 0,
         };
         let head_len = always.len() + now_only.len();
         if sent == head_len + len as usize {
             meter.complete();
-            return Outcome::Sent;
+            return Answered::Sent;
         }
         let mut head = Bytes::from([always, now_only].concat());
         let mut body = match ready {
@@ -209,11 +209,11 @@ impl<'a> FastPath<'a> {
         body.advance(sent.saturating_sub(head_len));
         let mut sending = Sending { head, body, meter, _blob: blob.clone() };
         match sending.poll(cx, self.stream) {
-            Poll::Ready(Ok(())) => Outcome::Sent,
-            Poll::Ready(Err(_)) => Outcome::Failed,
+            Poll::Ready(Ok(())) => Answered::Sent,
+            Poll::Ready(Err(_)) => Answered::Failed,
             Poll::Pending => {
                 self.sending = Some(sending);
-                Outcome::Waits
+                Answered::Waits
             }
         }
     }

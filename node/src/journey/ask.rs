@@ -41,6 +41,8 @@ pub(super) struct Question {
     pub(super) sources: Vec<Url>,
     pub(super) classified: Classified,
     pub(super) cached: Option<Arc<Entry>>,
+    /// What `Store::revealed` said before the store was looked into.
+    pub(super) looked_at: Option<u64>,
     /// A client insists (`no-cache`): caches on the way are told so.
     pub(super) insist: bool,
     /// Stored here, but damaged: it is no answer.
@@ -68,6 +70,7 @@ impl Question {
             sources,
             classified,
             cached: None,
+            looked_at: None,
             insist: false,
             damaged: None,
             ahead: None,
@@ -175,7 +178,7 @@ impl Journey {
     /// Has a download begun, and ended, between the look into the store by whoever asks and this question's entry in the list? What it
     /// has brought is in the store before it leaves the list of flights.
     async fn has_landed(&self, question: &Question) -> bool {
-        if question.cached.is_some() {
+        if question.cached.is_some() || question.looked_at == Some(self.0.store.revealed()) {
             return false;
         }
         match self.found(&question.url, &question.classified).await {

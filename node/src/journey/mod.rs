@@ -253,6 +253,7 @@ impl Journey {
             }
             return Ok(reply);
         }
+        let looked_at = self.0.store.revealed();
         let flight = match self.0.flights.join_in_the_air(&key).await {
             None if key != url_key => {
                 // Under this name another generation's content may be on its way.
@@ -273,7 +274,7 @@ impl Journey {
                     Ok(self.flying_reply(asked, &flight, Outcome::Collapsed))
                 }
                 _ if asked.method == Method::HEAD && cached.is_none() => self.head(asked, &classified, demand).await,
-                _ => self.ask_and_reply(asked, classified, cached, demand).await,
+                _ => self.ask_and_reply(asked, classified, cached, looked_at, demand).await,
             },
         }
     }
@@ -298,6 +299,7 @@ impl Journey {
         asked: &Asked,
         classified: Classified,
         cached: Cached,
+        looked_at: u64,
         demand: Demand,
     ) -> Result<Reply, Fault> {
         let had = cached.is_some();
@@ -306,6 +308,7 @@ impl Journey {
         }
         let mut question = Question {
             cached: cached.as_ref().map(|(entry, _)| entry.clone()),
+            looked_at: Some(looked_at),
             insist: demand.revalidate,
             ..Question::about(asked, &classified)
         };

@@ -114,3 +114,24 @@ impl HttpDate {
         &self.text
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_date_is_written_once_a_second() {
+        let mut date = HttpDate::default();
+        let now = Timestamp(1_000_000);
+        let is_now = |text: &str| {
+            let said = httpdate::parse_http_date(text).unwrap();
+            (Timestamp::from_system_time(said) + Duration::from_secs(10)).0 > Clock::system().now().0
+        };
+        assert!(is_now(date.text(now)), "by the machine's clock, not by the one that it is given");
+        let until = date.until;
+        assert!(until > now && until <= now + Duration::from_secs(1));
+        date.text = "as it was".into();
+        assert_eq!(date.text(Timestamp(until.0 - 1)), "as it was");
+        assert!(is_now(date.text(until)));
+    }
+}

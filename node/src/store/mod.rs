@@ -99,6 +99,8 @@ struct Inner {
     scrubber: Mutex<Option<(SyncSender<()>, std::thread::JoinHandle<()>)>>,
     /// Held while what look-ups see changes, so that a removal is not overtaken by what was read before it.
     order: Mutex<()>,
+    /// Entries that look-ups have come to see since the start.
+    revealed: AtomicU64,
     evicting: Mutex<()>,
     growing_bytes: AtomicU64,
     /// Bytes that others have under the store's folder.
@@ -224,6 +226,7 @@ impl Store {
             writer: Mutex::default(),
             scrubber: Mutex::default(),
             order: Mutex::default(),
+            revealed: AtomicU64::new(0),
             evicting: Mutex::default(),
             growing_bytes: AtomicU64::new(0),
             aside_bytes: AtomicU64::new(0),
@@ -324,12 +327,21 @@ impl Store {
     /// What look-ups see changes. For who holds the order.
     fn reveal(&self, change: &Change) {
         self.0.index.announce(change);
+        if matches!(change, Change::Put(_)) {
+            self.0.revealed.fetch_add(1, Ordering::Release);
+        }
         let Some(watcher) = self.0.watcher.get() else { return };
         match change {
             Change::Put(entry) => watcher.stored(entry),
             Change::Remove(key) => watcher.removed(key),
             Change::Touch(_) => {}
         }
+    }
+
+    /// How many entries look-ups have come to see. As long as it stays the same, what was not there is not there, and nobody needs to go
+    /// to the disk to know that.
+    pub fn revealed(&self) -> u64 {
+        self.0.revealed.load(Ordering::Acquire)
     }
 
     /// What is hot, without touching the disk.

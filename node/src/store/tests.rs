@@ -49,6 +49,32 @@ pub(super) fn flip(store: &Store, url: &str, at: u64) {
 const A: &str = "http://example.org/a";
 const B: &str = "http://example.org/b";
 
+/// Whoever has seen that something is not there knows that it is still not.
+#[tokio::test]
+async fn all_that_look_ups_come_to_see_is_counted() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, _) = store_in(&dir);
+    let mut before = store.revealed();
+    let mut has_changed = || std::mem::replace(&mut before, store.revealed()) != store.revealed();
+    assert!(store.lookup(key(A)).await.unwrap().is_none() && !has_changed());
+    let growing = store.begin(plan(A, Some(10))).unwrap();
+    growing.write_at(0, &[1; 10]).unwrap();
+    growing.seal(10).unwrap();
+    assert!(store.lookup(key(A)).await.unwrap().is_none() && !has_changed(), "it is not there yet");
+    let entry = growing.publish().unwrap();
+    assert!(has_changed());
+    store.link(&entry, key(B), Url::parse(B).unwrap()).await.unwrap();
+    assert!(has_changed());
+    store.settle();
+    // What has reached the disk may be counted again.
+    has_changed();
+    assert!(store.lookup(key(B)).await.unwrap().is_some() && !has_changed());
+    drop(growing);
+    drop(store);
+    let (store, _) = store_in(&dir);
+    assert!(store.lookup(key(A)).await.unwrap().is_some() && store.revealed() == 0, "what was there at the start was");
+}
+
 #[tokio::test]
 async fn use_is_written_while_the_store_is_open() {
     let dir = tempfile::tempdir().unwrap();
