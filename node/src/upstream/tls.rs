@@ -14,14 +14,20 @@ use crate::os::tasks;
 
 /// Cheap to clone.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Tls(Arc<Mutex<Option<Arc<ClientConfig>>>>);
+pub(super) struct Tls(Arc<Trust>);
+
+#[derive(Debug, Default)]
+struct Trust {
+    config: Mutex<Option<Arc<ClientConfig>>>,
+    loading: tokio::sync::Mutex<()>,
+}
 
 impl Tls {
     /// Trusts these roots instead of the platform's, as a test needs it.
     #[cfg(test)]
     pub(super) fn trusting(roots: RootCertStore) -> Result<Self, Fault> {
         let config = client_config(roots).map_err(|e| fault("tls", &e.to_string()))?;
-        Ok(Self(Arc::new(Mutex::new(Some(config)))))
+        Ok(Self(Arc::new(Trust { config: Mutex::new(Some(config)), loading: tokio::sync::Mutex::default() })))
     }
 
     /// The handshake, in which the server must prove to be `host`.
@@ -52,6 +58,11 @@ impl Tls {
         if let Some(config) = self.lock().clone() {
             return Ok(config);
         }
+        // One at a time: what was read before somebody found it wanting must not come back after that.
+        let _one_at_a_time = self.0.loading.lock().await;
+        if let Some(config) = self.lock().clone() {
+            return Ok(config);
+        }
         let loaded = tasks::blocking("ca-roots", load).await;
         let config = loaded.unwrap_or_else(|_| Err("loading the CA roots was cut off".into()))?;
         *self.lock() = Some(config.clone());
@@ -59,7 +70,7 @@ impl Tls {
     }
 
     fn lock(&self) -> MutexGuard<'_, Option<Arc<ClientConfig>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.config.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
