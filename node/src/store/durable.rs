@@ -21,6 +21,7 @@ pub(super) type Published = (Arc<Growing>, Arc<Entry>);
 /// Until the sender is gone.
 pub(super) fn run(queue: &Receiver<Published>) {
     while let Ok(first) = queue.recv() {
+        first.0.store().provide_spare();
         let mut folders: BTreeMap<PathBuf, Vec<Published>> = BTreeMap::new();
         for (growing, entry) in std::iter::once(first).chain(queue.try_iter().take(BATCH_MAX - 1)) {
             match growing.sync_data() {

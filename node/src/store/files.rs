@@ -6,7 +6,7 @@
 //! objects/ab/<blake3>.<key>.entry  what the index knows of a key that names it
 //! partial/<key>                    a download in progress, or broken off
 //! partial/<key>.journal            what is there of it
-//! partial/<number>.new             a small file just being written, to replace another
+//! partial/<number>.new             a small file just being written, to replace another; or an empty one, for the next download
 //! index.redb  lock  clean  format  scrub
 //! ```
 
@@ -105,11 +105,16 @@ impl Files {
         folder.filter_map(|file| KeyHash::from_hex(file.file_name().to_str()?.strip_suffix(".journal")?))
     }
 
-    /// Writes what is to replace a file. What a crash leaves of it is swept away at the next start.
-    pub(super) fn write_new(&self, bytes: &[u8]) -> io::Result<NewFile> {
+    /// A path that nobody else uses, for a file that is to get another name.
+    pub(super) fn unnamed(&self) -> PathBuf {
         static NUMBER: AtomicU64 = AtomicU64::new(0);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-        let file = NewFile { new: self.path("partial").join(format!("{number}.{NEW}")) };
+        self.path("partial").join(format!("{number}.{NEW}"))
+    }
+
+    /// Writes what is to replace a file. What a crash leaves of it is swept away at the next start.
+    pub(super) fn write_new(&self, bytes: &[u8]) -> io::Result<NewFile> {
+        let file = NewFile { new: self.unnamed() };
         let mut opened = options().write(true).create(true).truncate(true).open(&file.new)?;
         opened.write_all(bytes).inspect_err(|_| file.remove())?;
         Ok(file)
@@ -241,6 +246,11 @@ pub(super) fn open_plain(path: &Path) -> io::Result<File> {
 /// Makes renames into this folder durable.
 pub(super) fn sync_folder(folder: &Path) -> io::Result<()> {
     File::open(folder)?.sync_all()
+}
+
+/// A file that was not there before, for reading and writing.
+pub(super) fn create_new(path: &Path) -> io::Result<File> {
+    own_options().read(true).write(true).create_new(true).open(path)
 }
 
 /// For files of this user: who reads them leaves no time of access, which would be a part of every answer.

@@ -98,7 +98,7 @@ impl Growing {
     /// A new file under the key's name. One that somebody may still be reading is never shortened: it loses its name.
     fn create(store: &Store, key: &KeyHash) -> std::io::Result<File> {
         let (path, journal) = (store.files().partial(key), store.files().journal(key));
-        let create = || files::own_options().read(true).write(true).create_new(true).open(&path);
+        let create = || store.spare().take(&path).map_or_else(|| files::create_new(&path), Ok);
         let mut partials = store.partials();
         if !partials.contains(key) {
             match create() {

@@ -15,6 +15,7 @@ mod object;
 mod ranges;
 mod room;
 mod scrub;
+mod spare;
 #[cfg(test)]
 mod tests;
 mod writer;
@@ -44,6 +45,7 @@ use durable::Published;
 use eviction::Tier;
 use files::Files;
 use index::{Change, Index, Superfluous};
+use spare::Spare;
 
 /// Changes written at once.
 const CHANGES_MAX: usize = 4096;
@@ -107,6 +109,7 @@ struct Inner {
     aside_bytes: AtomicU64,
     /// Downloads that left a journal.
     partials: Mutex<HashSet<KeyHash>>,
+    spare: Spare,
     /// Bodies of unknown length that did not fit, and how much of them had come.
     misfits: quick_cache::sync::Cache<KeyHash, u64>,
     /// An object may be stored again while the last trace of it is being deleted.
@@ -231,6 +234,7 @@ impl Store {
             growing_bytes: AtomicU64::new(0),
             aside_bytes: AtomicU64::new(0),
             partials: Mutex::new(partials),
+            spare: Spare::default(),
             misfits: quick_cache::sync::Cache::new(MISFITS),
             naming: Mutex::default(),
             published: Mutex::default(),
@@ -244,6 +248,7 @@ impl Store {
         }));
         // Before anything is downloaded: a file of a download that has just begun looks like one of those.
         store.sweep_partials();
+        store.provide_spare();
         let weak = Arc::downgrade(&store.0);
         let writer = std::thread::Builder::new()
             .name("index".into())
@@ -574,6 +579,15 @@ impl Store {
         if written && !self.0.scanning.load(Ordering::Relaxed) {
             let _ = self.0.files.write_whole(&self.0.files.path("clean"), b"");
         }
+    }
+
+    fn spare(&self) -> &Spare {
+        &self.0.spare
+    }
+
+    /// The next download finds a file made. Blocks.
+    fn provide_spare(&self) {
+        self.0.spare.provide(&self.0.files);
     }
 
     fn files(&self) -> &Files {
