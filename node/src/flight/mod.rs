@@ -489,3 +489,6 @@ impl Flight {
         self.side.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+#[cfg(test)]
+mod tests;

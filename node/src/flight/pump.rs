@@ -1,7 +1,8 @@
 //! Moves bytes from a source into the growing file, and when a source fails, from the next.
 //!
 //! A flight's main transfer runs on a thread of the blocking pool: it receives, writes and publishes the offset there,
-//! so a slow disk never holds a serving thread. Hashing runs behind it on another one.
+//! so a slow disk never holds a serving thread. Hashing runs behind it on another one. Only the first piece is written where the head of
+//! the answer has come in; what else that thread had to do another one does meanwhile.
 
 use std::future::poll_fn;
 use std::io::IoSlice;
@@ -66,31 +67,32 @@ async fn unless_stopping<T>(flights: &Flights, flight: &Flight, work: impl Futur
     }
 }
 
-/// Begins a flight and flies it, on one thread: what has arrived with the answer goes out without another hand-over. `begun`
-/// learns of the flight, or gets the answer back with the reason why there is none.
+/// Begins a flight, writes what has come with the head of the answer, and flies the rest on a thread of its own: whoever has asked
+/// begins to answer without waiting for another thread. `begun` learns of the flight, or gets the answer back with the reason why
+/// there is none.
 pub(super) fn launch(flights: Flights, departure: Departure, begun: oneshot::Sender<Begun>) {
     let launched = Arc::new(OnceLock::new());
+    let flown = {
+        let (flights, launched) = (flights.clone(), launched.clone());
+        tasks::from_here_on_own_thread("flight", async move {
+            let (flight, source, from) = match flights.begin(departure) {
+                Ok(begun) => begun,
+                Err(refused) => {
+                    let _ = begun.send(Err(refused));
+                    return None;
+                }
+            };
+            let _ = launched.set(flight.clone());
+            // Whoever asked may have gone; the download goes on for those who come.
+            let _ = begun.send(Ok(flight.clone()));
+            let side = tasks::spawn("side requests", side_requests(flights.clone(), flight.clone()));
+            let flown = unless_stopping(&flights, &flight, fly(&flights, &flight, source, from)).await;
+            side.abort();
+            Some(flown.unwrap_or_else(|| Err(Fault::internal("the node is stopping"))))
+        })
+    };
     tasks::spawn("flight", async move {
-        let flown = {
-            let (flights, launched) = (flights.clone(), launched.clone());
-            tasks::on_own_thread("flight", async move {
-                let (flight, source, from) = match flights.begin(departure) {
-                    Ok(begun) => begun,
-                    Err(refused) => {
-                        let _ = begun.send(Err(refused));
-                        return None;
-                    }
-                };
-                let _ = launched.set(flight.clone());
-                // Whoever asked may have gone; the download goes on for those who come.
-                let _ = begun.send(Ok(flight.clone()));
-                let side = tasks::spawn("side requests", side_requests(flights.clone(), flight.clone()));
-                let flown = unless_stopping(&flights, &flight, fly(&flights, &flight, source, from)).await;
-                side.abort();
-                Some(flown.unwrap_or_else(|| Err(Fault::internal("the node is stopping"))))
-            })
-            .await
-        };
+        let flown = flown.await;
         let Some(flight) = launched.get() else { return };
         let phase = match flown.unwrap_or_else(|panic| Some(Err(Fault::internal(panic.to_string())))) {
             Some(Ok(entry)) => Phase::Landed(entry),
@@ -225,6 +227,7 @@ impl Transfer {
     async fn receive(&mut self, flights: &Flights, received: &mut Received<'_>) -> Result<Option<u64>, Fault> {
         let (flight, host) = (received.flight, self.source.host());
         let total = flight.growing.total();
+        let mut has_begun = false;
         while let Some(mut chunk) = received.written_while_waiting(self.source.chunk()).await?? {
             self.source.count(&flights.0.ledger, chunk.len() as u64);
             flight.progressed();
@@ -236,6 +239,10 @@ impl Transfer {
             let fits = chunk.len().min(usize::try_from(flight.room_at(row.end)).unwrap_or(usize::MAX));
             row.push(chunk.split_to(fits));
             received.write_what_is_due()?;
+            if !std::mem::replace(&mut has_begun, true) {
+                // Somebody waits for this piece, perhaps on this very thread (`launch`).
+                tokio::task::yield_now().await;
+            }
             received.written_while_waiting(flight.keep_pace(flights, fits as u64)).await?;
             match total {
                 _ if chunk.is_empty() => {}

@@ -70,6 +70,7 @@ impl<'a> Several<'a> {
     /// # Errors
     /// No peer is left that could be asked for the rest: what the last one did. The disk does not take it, or nobody wants it.
     pub(super) async fn run(mut self, hasher: &Hasher) -> Result<(), Fault> {
+        let mut has_begun = false;
         loop {
             // What readers far ahead have asked for comes on the side.
             self.flight.side().under_way.iter().for_each(|range| self.sources.elsewhere(range));
@@ -97,6 +98,10 @@ impl<'a> Several<'a> {
             for _ in 0..self.requests.len() {
                 let Some(event) = next.take().or_else(|| self::next(&mut self.requests).now_or_never()) else { break };
                 self.happened(event, hasher)?;
+            }
+            if !std::mem::replace(&mut has_begun, true) {
+                // Somebody waits for this piece, perhaps on this very thread (`launch`).
+                tokio::task::yield_now().await;
             }
             if !self.flight.worth_finishing() {
                 self.flight.wait_for_a_reader().await?;

@@ -105,11 +105,7 @@ impl AnswerBody {
             ready!(pause.as_mut().poll(cx));
             self.pause = None;
         }
-        if let Some(connection) = &mut self.connection {
-            // When it has ended the body says how.
-            let _ = connection.poll(cx);
-        }
-        match Pin::new(&mut self.incoming).poll_frame(cx) {
+        match self.poll_incoming(cx) {
             Poll::Ready(Some(Ok(frame))) => {
                 let received = frame.data_ref().map_or(0, |data| data.len() as u64);
                 let waited = self.waiting.take().map_or(Duration::ZERO, |since| since.elapsed());
@@ -132,6 +128,21 @@ impl AnswerBody {
             }
             Poll::Pending => self.wait(cx),
         }
+    }
+
+    /// A connection hands over bytes only when they have been asked for: what it has already is got at the second turn.
+    fn poll_incoming(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        for _ in 0..2 {
+            if let Some(connection) = &mut self.connection {
+                // When it has ended the body says how.
+                let _ = connection.poll(cx);
+            }
+            let polled = Pin::new(&mut self.incoming).poll_frame(cx);
+            if polled.is_ready() {
+                return polled;
+            }
+        }
+        Poll::Pending
     }
 
     /// Waits for bytes, but not longer than patience lasts.
