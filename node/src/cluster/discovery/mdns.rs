@@ -8,6 +8,7 @@ use std::time::Duration;
 use imirror_protocol::NodeId;
 use mdns_sd::{Error, IfKind, IfPredicate, ResolvedService, ScopedIp, ServiceDaemon, ServiceEvent, ServiceInfo};
 use tokio::sync::{mpsc, watch};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::{Announcement, Candidate, How, interfaces};
 use crate::os::clock::Clock;
@@ -29,17 +30,24 @@ const ADDRESSES_CHECKED_EVERY_SECONDS: u32 = 2;
 const PROXIES_MAX: usize = 16;
 const LOOKED_AGAIN_AFTER: Duration = Duration::from_secs(30);
 const AFTER_A_GOODBYE: Duration = Duration::from_secs(3);
+/// Longer than it takes to find out that nobody else has a name, and to announce it twice (RFC 6762 section 8).
+const ANNOUNCED_AGAIN_AFTER: Duration = Duration::from_secs(3);
 const STARTED_AGAIN_AFTER: Duration = Duration::from_secs(5);
 const HOST_ASKED_FOR_MILLISECONDS: u64 = 5000;
 const GOODBYE_MAX: Duration = Duration::from_secs(1);
 
 /// Runs until told to leave, or until nobody takes what is found.
-pub(super) async fn run(own: Announcement, found: mpsc::Sender<Candidate>, mut leaving: watch::Receiver<bool>) {
+pub(super) async fn run(
+    own: Announcement,
+    mut addresses: watch::Receiver<Vec<SocketAddr>>,
+    found: mpsc::Sender<Candidate>,
+    mut leaving: watch::Receiver<bool>,
+) {
     loop {
         match Daemon::start(&own) {
             Ok(daemon) => {
                 let left = tokio::select! {
-                    () = daemon.look(&own, &found) => false,
+                    () = daemon.look(&own, &mut addresses, &found) => false,
                     _ = leaving.wait_for(|leaving| *leaving) => true,
                 };
                 if left {
@@ -53,7 +61,7 @@ pub(super) async fn run(own: Announcement, found: mpsc::Sender<Candidate>, mut l
         }
         tracing::debug!("multicast DNS is started again");
         tokio::select! {
-            () = tokio::time::sleep(STARTED_AGAIN_AFTER) => {}
+            () = sleep(STARTED_AGAIN_AFTER) => {}
             _ = leaving.wait_for(|leaving| *leaving) => return,
             () = found.closed() => return,
         }
@@ -100,24 +108,46 @@ impl Daemon {
 
     fn start(own: &Announcement) -> Result<Self, Error> {
         let daemon = Self::new()?;
-        daemon.0.register(service(own, NODES, own.listen.port())?)?;
-        if let Some(port) = own.client_port {
-            daemon.0.register(service(own, PROXIES, port)?)?;
-        }
+        daemon.announce(own)?;
         Ok(daemon)
     }
 
+    /// Announces it, (again) with all addresses of this moment.
+    fn announce(&self, own: &Announcement) -> Result<(), Error> {
+        self.0.register(service(own, NODES, own.listen.port())?)?;
+        match own.client_port {
+            Some(port) => self.0.register(service(own, PROXIES, port)?),
+            None => Ok(()),
+        }
+    }
+
     /// Ends when the daemon does, when somebody tells it too much, or when nobody takes what is found.
-    async fn look(&self, own: &Announcement, found: &mpsc::Sender<Candidate>) {
+    async fn look(
+        &self,
+        own: &Announcement,
+        addresses: &mut watch::Receiver<Vec<SocketAddr>>,
+        found: &mpsc::Sender<Candidate>,
+    ) {
         let mut asked_for = HashSet::new();
+        let mut announce_at = None;
         // The daemon tells what it knows already, then what is new.
         while let Ok(events) = self.0.browse(NODES) {
             let mut instances = 0_usize;
-            let mut again = std::pin::pin!(tokio::time::sleep(LOOKED_AGAIN_AFTER));
+            let mut again = std::pin::pin!(sleep(LOOKED_AGAIN_AFTER));
             loop {
                 let event = tokio::select! {
                     event = events.recv_async() => event,
                     () = &mut again => break,
+                    Ok(()) = addresses.changed() => {
+                        announce_at = Some(Instant::now() + ANNOUNCED_AGAIN_AFTER);
+                        continue;
+                    }
+                    // An address that came before the last ones had been announced twice the daemon would never tell (mdns-sd 0.21).
+                    () = sleep_until(announce_at.unwrap_or_else(Instant::now)), if announce_at.is_some() => {
+                        announce_at = None;
+                        let _ = self.announce(own);
+                        continue;
+                    }
                     () = found.closed() => return,
                 };
                 match event {
@@ -145,7 +175,7 @@ impl Daemon {
                         instances = instances.saturating_sub(1);
                         // It says nothing about the node: all are told of when this machine loses its link. But of an address
                         // that comes back while it is being forgotten the daemon tells only when asked.
-                        let soon = tokio::time::Instant::now() + AFTER_A_GOODBYE;
+                        let soon = Instant::now() + AFTER_A_GOODBYE;
                         if again.deadline() > soon {
                             again.as_mut().reset(soon);
                         }
@@ -161,7 +191,7 @@ impl Daemon {
     async fn leave(self) {
         // It says goodbye for what is registered before it ends.
         if let Ok(ended) = self.0.shutdown() {
-            let _ = tokio::time::timeout(GOODBYE_MAX, ended.recv_async()).await;
+            let _ = timeout(GOODBYE_MAX, ended.recv_async()).await;
         }
     }
 }

@@ -88,7 +88,8 @@ impl Discovery {
             wanted.seeds.into_iter().map(|seed| tasks::spawn("seed", seeds::run(seed, port, found.clone()))).collect();
         tasks.push(tasks::spawn("remembered", remembered::run(wanted.remembered_file, told, found.clone())));
         tasks.push(tasks::spawn("addresses", watch_addresses(announcement.listen, tell)));
-        let mdns = wanted.mdns.then(|| tasks::spawn("mdns", mdns::run(announcement, found, left)));
+        let own = addresses.clone();
+        let mdns = wanted.mdns.then(|| tasks::spawn("mdns", mdns::run(announcement, own, found, left)));
         (Self { good, addresses, leaving, mdns, tasks }, candidates)
     }
 
