@@ -2,11 +2,12 @@
 
 use std::ffi::OsString;
 use std::fs::{File, OpenOptions};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use rustix::net::{AddressFamily, SocketType, sockopt};
 use tempfile::TempDir;
 
 use crate::http::{Answer, Connection, request_over};
@@ -259,9 +260,17 @@ pub fn program() -> PathBuf {
     })
 }
 
-/// An address on loopback that nobody uses.
+/// An address on loopback that nobody uses, and that no other program gets by chance as long as this one runs. It is held by a socket that
+/// does not listen: connections are refused, whoever wants this very port can have it (`SO_REUSEADDR`, socket(7)), and to those who
+/// take any port the kernel gives another one.
 pub fn free_port() -> SocketAddr {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+    let flags = rustix::net::SocketFlags::CLOEXEC;
+    let socket = rustix::net::socket_with(AddressFamily::INET, SocketType::STREAM, flags, None).unwrap();
+    sockopt::set_socket_reuseaddr(&socket, true).unwrap();
+    rustix::net::bind(&socket, &SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
+    let address = rustix::net::getsockname(&socket).unwrap().try_into().unwrap();
+    std::mem::forget(socket);
+    address
 }
 
 /// Changes a byte of a file in place, as a failing disk would.
@@ -271,4 +280,20 @@ pub fn flip_byte(path: &Path, at: u64) {
     let mut byte = [0];
     file.read_exact_at(&mut byte, at).unwrap();
     file.write_all_at(&[byte[0] ^ 1], at).unwrap();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::TcpListener;
+
+    #[test]
+    fn a_free_port_is_nobodys_until_somebody_asks_for_it() {
+        let address = free_port();
+        assert_eq!(TcpStream::connect(address).unwrap_err().kind(), std::io::ErrorKind::ConnectionRefused);
+        for _ in 0..2 {
+            drop(TcpListener::bind(address).unwrap());
+        }
+        assert_ne!(free_port(), address);
+    }
 }
