@@ -61,6 +61,7 @@ pub(super) async fn exchange(
     patience: Duration,
 ) -> Result<(Response<Incoming>, Connection), NoHead> {
     let received_before = connection.received.bytes();
+    connection.received.begin_answer();
     let progress = Progress::default();
     let body = body.map_or_else(empty, |body| progress.watch(body));
     let mut answer = pin!(connection.sender.send_request(request.map(|()| body)));

@@ -221,6 +221,23 @@ async fn a_connection_is_used_again_and_fields_are_those_of_the_message() {
 }
 
 #[tokio::test]
+async fn the_first_bytes_of_every_answer_come_in_a_small_piece() {
+    let answer = format!("HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n{}", "x".repeat(1_000_000)).leak();
+    let origin = Origin::start(vec![vec![Say(answer); 3]]).await;
+    let client = client();
+    for _ in 0..3 {
+        let mut body = client.send(get(origin.url("/"))).await.unwrap().body;
+        let mut pieces = Vec::new();
+        while let Some(piece) = body.chunk().await.unwrap() {
+            pieces.push(piece.len());
+        }
+        assert_eq!(pieces.iter().sum::<usize>(), 1_000_000);
+        assert!(pieces[0] < 32 * 1024 && *pieces.iter().max().unwrap() > 32 * 1024, "{pieces:?}");
+    }
+    assert_eq!(origin.accepted(), 1);
+}
+
+#[tokio::test]
 async fn the_connection_is_free_with_the_last_byte_and_after_an_answer_without_a_body() {
     let head = "HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n";
     let origin = Origin::start(vec![vec![Say(OK), Say(head), Say("HTTP/1.1 204 No\r\n\r\n"), Say(OK)]]).await;
