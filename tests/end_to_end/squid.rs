@@ -256,7 +256,9 @@ fn r23_squid_asks_the_nodes_by_icp() {
     doors.iter().for_each(|door| site[0].wait_for(|| icp_says(*door, &url) == HIT));
     let ports = [doors[0].port(), icp_port(&["127.0.0.1:1".parse().unwrap()])].map(|port| port.to_string());
     let ports = ["--icp-port", &ports[0], "--squid-icp-port", &ports[1]];
-    let lines = |kind: &str| snippet(&site[0], &[&["--kind", kind], &ports[..]].concat());
+    // Otherwise it waits for answers a few milliseconds longer than they usually take, however busy this machine is.
+    let patient = "\nminimum_icp_query_timeout 2000\n";
+    let lines = |kind: &str| snippet(&site[0], &[&["--kind", kind], &ports[..]].concat()) + patient;
 
     let squid = Squid::with(&lines("sibling"));
     right(&squid.get(&url), &body);
