@@ -573,6 +573,7 @@ impl Store {
             drop(published);
             let _ = thread.join();
         }
+        self.spare().discard();
         drop(self.changes().take());
         let writer = self.0.writer.lock().unwrap_or_else(PoisonError::into_inner).take();
         let written = writer.is_none_or(|thread| thread.join().unwrap_or(false));

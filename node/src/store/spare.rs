@@ -39,16 +39,15 @@ impl Spare {
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Option<(File, PathBuf)>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Drop for Spare {
-    fn drop(&mut self) {
+    /// Takes it away: there is to be no next download.
+    pub(super) fn discard(&self) {
         if let Some((_, unnamed)) = self.lock().take() {
             let _ = fs::remove_file(unnamed);
         }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<(File, PathBuf)>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -86,7 +85,7 @@ mod tests {
         fs::remove_file(made.path()).unwrap();
         assert!(spare.take(&dir.path().join("a")).is_none());
         spare.provide(&files);
-        drop(spare);
-        assert_eq!(fs::read_dir(files.path("partial")).unwrap().count(), 0, "it goes with the store");
+        spare.discard();
+        assert_eq!(fs::read_dir(files.path("partial")).unwrap().count(), 0);
     }
 }

@@ -215,6 +215,17 @@ async fn what_is_removed_during_the_scan_does_not_come_back() {
     assert!(store.lookup(entry.key).await.unwrap().is_some());
 }
 
+#[tokio::test]
+async fn a_clean_stop_leaves_no_file_for_a_next_download() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, _) = store_in(&dir);
+    let partial = || std::fs::read_dir(dir.path().join("partial")).unwrap().count();
+    assert_eq!(partial(), 1);
+    put(&store, A, b"a").await;
+    store.close();
+    assert_eq!(partial(), 0);
+}
+
 #[test]
 fn only_downloads_that_can_be_taken_up_survive_a_start() {
     let dir = tempfile::tempdir().unwrap();
